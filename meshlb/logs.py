@@ -1,0 +1,1 @@
+"""Log records as lines: readable text, or one JSON object each."""
