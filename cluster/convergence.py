@@ -1,0 +1,174 @@
+"""How far a service is on its way to what was asked of it (pure).
+
+tasks run?  no  ──► waiting ──────────────┐ an error stands, and nothing got better for PATIENCE
+    │                                     ▼
+   yes ─► stable for `monitor` seconds ─► converged            stuck: told to the user as an error
+    ▲            │
+    └─ a task fails
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from meshlb.errors import EngineError
+
+Json = dict[str, Any]
+
+STATES = ("new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running")
+_ORDER = {
+    state: place for place, state in enumerate((*STATES, "complete", "shutdown", "failed", "rejected"), 1)
+}
+PATIENCE = 30.0  # seconds; a task that fails is restarted every 5, so this is several failures in a row
+MOST_BARS = 20
+_LONGEST_ERROR = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One task's progress: `done` of len(STATES) states, or its error."""
+
+    label: str
+    state: str = ""
+    done: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What to show now, in docker's words; `verify` is empty while tasks are missing."""
+
+    overall: str
+    bars: tuple[Bar, ...] = ()
+    verify: str = ""
+    converged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many tasks run, and how many should (None: not known yet)."""
+
+    running: int
+    wanted: int | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all tasks run that should."""
+        return self.running == self.wanted
+
+
+def look(service: Json, tasks: Iterable[Json], nodes: Collection[str]) -> tuple[Count, tuple[Bar, ...]]:
+    """The counts and the bars of a service; `nodes` are the ids of the nodes that are up."""
+    mode = service["Spec"]["Mode"]
+    if "Global" in mode:
+        current = _by_place(tasks, nodes, "NodeID")
+        wanted = len(current) or None
+        labels = {place: str(place)[:12] for place in current}
+    else:
+        current = _by_place(tasks, nodes, "Slot")
+        wanted = int(mode["Replicated"].get("Replicas", 1))
+        labels = {place: f"{number}/{wanted}" for number, place in enumerate(sorted(current), 1)}
+    running = sum(_alive(task) and task["Status"]["State"] == "running" for task in current.values())
+    bars = [_bar(labels[place], current[place]) for place in sorted(current)]
+    if isinstance(wanted, int) and "Replicated" in mode:
+        bars = (bars + [Bar(f"{number}/{wanted}") for number in range(len(bars) + 1, wanted + 1)])[:wanted]
+    return Count(running, wanted), tuple(bars) if len(bars) <= MOST_BARS else ()
+
+
+def _by_place(tasks: Iterable[Json], nodes: Collection[str], key: str) -> dict[Any, Json]:
+    """One task for each slot or node: the one that is to live longest, and of those the least advanced."""
+    chosen: dict[Any, Json] = {}
+    for task in tasks:
+        node = task.get("NodeID", "")
+        if task["Status"]["State"] not in _ORDER or task["DesiredState"] not in _ORDER:
+            continue
+        if node and node not in nodes:
+            continue
+        place = task.get(key, "")
+        if place not in chosen or _rank(task) < _rank(chosen[place]):
+            chosen[place] = task
+    return chosen
+
+
+def _rank(task: Json) -> tuple[int, int]:
+    return _ORDER[task["DesiredState"]], _ORDER[task["Status"]["State"]]
+
+
+def _alive(task: Json) -> bool:
+    return _ORDER[task["DesiredState"]] <= _ORDER["running"]
+
+
+def _bar(label: str, task: Json) -> Bar:
+    error = " ".join(str(task["Status"].get("Err", "")).split())
+    if len(error) > _LONGEST_ERROR:
+        error = error[: _LONGEST_ERROR - 1] + "…"
+    state = task["Status"]["State"]
+    return Bar(label, state, min(_ORDER[state], len(STATES)), error)
+
+
+def overall(count: Count, rollback: bool) -> str:
+    """docker's first line."""
+    if count.wanted is None:
+        return "overall progress: waiting for new tasks"
+    way = "rolling back update: " if rollback else ""
+    return f"overall progress: {way}{count.running} out of {count.wanted} tasks"
+
+
+class Watch:
+    """Follows one service from look to look; the times are seconds of any clock."""
+
+    def __init__(self, name: str, started: float) -> None:
+        self._name = name
+        self._better_at = started
+        self._best = -1
+        self._converged_at: float | None = None
+        self._error = ""
+
+    def frame(self, service: Json, tasks: Iterable[Json], nodes: Collection[str], now: float) -> Frame:
+        """What to show of the service now; EngineError when it will not get there by itself."""
+        update = service.get("UpdateStatus") or {}
+        rollback = str(update.get("State", "")).startswith("rollback")
+        self._check_paused(update)
+        count, bars = look(service, tasks, nodes)
+        line = overall(count, rollback)
+        if count.complete:
+            return self._stable(service, line, bars, now)
+        self._check_stuck(count, bars, now)
+        failed = self._converged_at is not None
+        self._converged_at = None
+        return Frame(line, bars, "verify: Detected task failure" if failed else "")
+
+    def _stable(self, service: Json, line: str, bars: tuple[Bar, ...], now: float) -> Frame:
+        monitor = ((service["Spec"].get("UpdateConfig") or {}).get("Monitor") or 5 * 10**9) / 10**9
+        if self._converged_at is None:
+            self._converged_at = now
+        left = monitor - (now - self._converged_at)
+        if left <= 0 and (service.get("UpdateStatus") or {}).get("State") not in (
+            "updating",
+            "rollback_started",
+        ):
+            return Frame(line, bars, f"verify: Service {self._name} converged", converged=True)
+        seconds = int(max(left, 0)) + 1
+        return Frame(line, bars, f"verify: Waiting {seconds} seconds to verify that tasks are stable...")
+
+    def _check_paused(self, update: Json) -> None:
+        if update.get("State") in ("paused", "rollback_paused"):
+            what = "rollback" if "rollback" in update["State"] else "update"
+            raise EngineError(
+                f"the {what} of service {self._name} paused: {update.get('Message', '')}: "
+                f"see `meshlb service ps {self._name}`, mend it and `meshlb service update` again"
+            )
+
+    def _check_stuck(self, count: Count, bars: tuple[Bar, ...], now: float) -> None:
+        self._error = next((bar.error for bar in bars if bar.error), self._error)
+        if count.running > self._best:
+            self._best, self._better_at, self._error = count.running, now, ""
+        if self._error and now - self._better_at > PATIENCE:
+            raise EngineError(
+                f"service {self._name} does not get beyond {count.running} of {count.wanted} tasks: "
+                f"{self._error}; Swarm goes on trying in the background: "
+                f"`meshlb service ps --no-trunc {self._name}` tells more, "
+                f"`meshlb service rm {self._name}` ends it"
+            )
