@@ -1,0 +1,305 @@
+"""The lab: N dockerds on one machine that are N machines to each other, and form one Swarm."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from meshlb.errors import LabError
+from meshlb.lab import cgroups, image, network, prerequisites, process, state, swarm
+from meshlb.lab.node import SWITCH_SCRIPT, Node, Plan
+from meshlb.lab.process import SWITCH, Birth, Init
+from meshlb.lab.state import HOME, State
+
+DEFAULT_NAME = "meshlb"
+DEFAULT_NODES = 3
+MOST_NODES = network.LAST_NODE - network.FIRST_NODE + 1
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One line of `meshlb lab status`."""
+
+    name: str
+    address: str
+    state: str  # running | cut | off | engine down
+    engine: str  # its version
+    swarm: str  # manager | worker | inactive | …
+    pid: int
+
+
+class Lab:
+    """A lab that is up. `nodes` are node1, node2, …; as a context manager it is taken down at the end."""
+
+    def __init__(self, plan: State) -> None:
+        self.name, self.subnet = plan.name, plan.subnet
+        addresses = {f"node{k}": network.node_address(plan.subnet, k) for k in range(1, plan.nodes + 1)}
+        hosts = "".join(f"{address} {name}\n" for name, address in addresses.items())
+        self.nodes = tuple(
+            Node(Plan(plan.name, name, address, plan.storage_driver, HOME / plan.name / name, hosts))
+            for name, address in addresses.items()
+        )
+        self._births: dict[str, subprocess.Popen[bytes]] = {}
+
+    @classmethod
+    def up(
+        cls,
+        nodes: int | None = None,
+        *,
+        name: str = DEFAULT_NAME,
+        swarm: bool = True,
+        managers: int = 1,
+        subnet: str | None = None,
+        report: Report = lambda line: None,
+    ) -> Lab:
+        """Bring a lab up, or mend the one of that name; with `swarm=False` its engines only.
+
+        Interrupted or failing, a new lab leaves nothing behind; one that was there before stays.
+        """
+        state.check_name(name)
+        prerequisites.check()
+        with state.locked(name):
+            plan = _existing(name)
+            if plan is None:
+                return cls._up_anew(_new_plan(name, nodes or DEFAULT_NODES, subnet), swarm, managers, report)
+            if nodes not in (None, plan.nodes):
+                raise LabError(
+                    f"lab {name} is up with {plan.nodes} nodes; first: meshlb lab down --name {name}"
+                )
+            lab = cls(plan)
+            lab._bring_up(swarm, managers, report)
+            return lab
+
+    @classmethod
+    def _up_anew(cls, plan: State, swarm: bool, managers: int, report: Report) -> Lab:
+        lab = cls(plan)
+        try:
+            lab._bring_up(swarm, managers, report)
+        except BaseException:
+            lab._take_down()
+            raise
+        return lab
+
+    @classmethod
+    def find(cls, name: str = DEFAULT_NAME) -> Lab:
+        """The lab of that name; LabError when it is not up."""
+        state.check_name(name)
+        prerequisites.check_root()
+        plan = _existing(name)
+        if plan is None:
+            option = "" if name == DEFAULT_NAME else f" --name {name}"
+            raise LabError(f"lab {name} is not up; start it with: meshlb lab up{option}")
+        return cls(plan)
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    def node(self, name: str) -> Node:
+        """A node by its name."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes)
+        raise LabError(f"lab {self.name} has no node {name}; it has {known}")
+
+    def status(self) -> list[NodeStatus]:
+        """How every node is, just now."""
+        links = network.links(self._switch)
+        return [_status(node, links.get(node.name, False)) for node in self.nodes]
+
+    def cut(self, node: Node) -> None:
+        """Pull the node's cable: it runs on, alone."""
+        self._require(node)
+        network.set_link(self._switch, node.name, up=False)
+
+    def heal(self, node: Node) -> None:
+        """Plug the cable in again."""
+        self._require(node)
+        network.set_link(self._switch, node.name, up=True)
+
+    def kill(self, node: Node) -> None:
+        """Power off: no process of the node says goodbye. Its disk stays."""
+        network.unplug(self._switch, node.name)
+        process.kill([init for init in [node.init] if init], node.reap)
+        self._reap([node.name])
+
+    def start(self, node: Node) -> None:
+        """Power on again, with the disk it had; returns when its engine answers."""
+        if node.init:
+            raise LabError(f"{node.name} of lab {self.name} is running")
+        self._power_on([node])
+
+    def restart(self, node: Node) -> None:
+        """Power off and on again."""
+        self.kill(node)
+        self.start(node)
+
+    def down(self) -> None:
+        """Take it all away: processes, links, control groups, files."""
+        with state.locked(self.name):
+            self._take_down()
+
+    def _take_down(self) -> None:
+        def reap() -> None:
+            for node in self.nodes:
+                node.reap()
+
+        _remove(self.name, reap)
+        self._reap(list(self._births))
+
+    @property
+    def _switch(self) -> Init:
+        switch = _switch_of(self.name)
+        if switch is None:
+            raise LabError(
+                f"lab {self.name} has lost its switch; mend it with: meshlb lab up --name {self.name}"
+            )
+        return switch
+
+    def _require(self, node: Node) -> None:
+        if node.name not in network.links(self._switch):
+            raise LabError(
+                f"{node.name} of lab {self.name} is powered off; start it with: meshlb lab start {node.name}"
+            )
+
+    def _bring_up(self, with_swarm: bool, managers: int, report: Report) -> None:
+        if _switch_of(self.name) is None:
+            self._build_switch()
+        off = [node for node in self.nodes if not node.init]
+        report(f"lab {self.name}: {len(self.nodes)} nodes on {self.subnet}, {len(off)} to start")
+        self._power_on(off)
+        self._mend_links()
+        _load_image([node for node in self.nodes if not _has_image(node)])
+        if with_swarm:
+            report("forming the swarm")
+            swarm.form(self.nodes, managers)
+
+    def _build_switch(self) -> None:
+        with (HOME / self.name / "switch.log").open("ab") as log:
+            birth = Birth(self.name, SWITCH, SWITCH_SCRIPT, log)
+        self._births[SWITCH] = birth.process
+        birth.wait_ready()
+        network.remove_host_link(self.name)
+        network.build_switch(birth.init, self.subnet)
+        birth.go()
+
+    def _power_on(self, nodes: Iterable[Node]) -> None:
+        switch, started = self._switch, []
+        for node in nodes:
+            birth = node.prepare()
+            self._births[node.name] = birth.process
+            started.append((node, birth))
+        for node, birth in started:
+            birth.wait_ready()
+            network.plug(switch, birth.init, self.subnet, node.address)
+            birth.go()
+        for node, birth in started:
+            node.wait_engine()
+
+    def _mend_links(self) -> None:
+        for name, up in network.links(self._switch).items():
+            if not up and name in {node.name for node in self.nodes}:
+                network.set_link(self._switch, name, up=True)
+
+    def _reap(self, names: Iterable[str]) -> None:
+        # They are our children when we started them; another process's lab leaves nothing to reap here.
+        for name in names:
+            if birth := self._births.pop(name, None):
+                birth.wait(process.DEATH_SECONDS)
+
+
+def down(name: str = DEFAULT_NAME) -> bool:
+    """Take a lab down, whatever is left of it. Returns whether there was anything."""
+    state.check_name(name)
+    prerequisites.check_root()
+    if name not in state.names():
+        return False
+    with state.locked(name):
+        _remove(name)
+    return True
+
+
+def _remove(name: str, reap: Callable[[], None] = lambda: None) -> None:
+    process.kill(process.find(name), reap)
+    network.remove_host_link(name)
+    left = cgroups.remove(name)
+    state.forget(name)
+    if left:
+        raise LabError(f"lab {name}: control groups are still in use: {', '.join(map(str, left))}")
+
+
+def _existing(name: str) -> State | None:
+    """The plan of a lab that can be used as it is, or mended; what cannot be is removed by the next `up`."""
+    plan = state.load(name)
+    return plan if plan and _switch_of(name) else None
+
+
+def _switch_of(name: str) -> Init | None:
+    return next((init for init in process.find(name) if init.node == SWITCH), None)
+
+
+def _new_plan(name: str, nodes: int, subnet: str | None) -> State:
+    if not 1 <= nodes <= MOST_NODES:
+        raise LabError(f"--nodes: {nodes} is not from 1 to {MOST_NODES}")
+    _remove_leftovers(name)
+    with state.all_locked():
+        taken = state.subnets()
+        chosen = network.check_subnet(subnet, taken) if subnet else network.choose_subnet(taken)
+        plan = State(name, chosen, nodes, _storage_driver(HOME / name))
+        plan.save()
+    return plan
+
+
+def _remove_leftovers(name: str) -> None:
+    process.kill(process.find(name))
+    network.remove_host_link(name)
+    cgroups.remove(name)
+    state.forget_home(name)
+
+
+def _storage_driver(home: Path) -> str:
+    """overlay2 where the file system below can carry it, else vfs, which can be anywhere but copies all."""
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        for part in ("lower", "upper", "work", "merged"):
+            (Path(scratch) / part).mkdir()
+        options = f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work"
+        mount = ["mount", "-t", "overlay", "overlay", "-o", options, f"{scratch}/merged"]
+        done = subprocess.run(["unshare", "--mount", *mount], capture_output=True, check=False)
+    return "overlay2" if done.returncode == 0 else "vfs"
+
+
+def _has_image(node: Node) -> bool:
+    with suppress(LabError):
+        node.engine.get(f"/images/{image.IMAGE}/json")
+        return True
+    return False
+
+
+def _load_image(nodes: list[Node]) -> None:
+    tar = image.archive() if nodes else b""
+    for node in nodes:
+        image.load(node.engine, tar)
+
+
+def _status(node: Node, link: bool) -> NodeStatus:
+    init = node.init
+    if init is None:
+        return NodeStatus(node.name, node.address, "off", "", "", 0)
+    try:
+        version, role = str(node.engine.get("/version")["Version"]), swarm.role(node)
+    except LabError:
+        return NodeStatus(node.name, node.address, "engine down", "", "", init.pid)
+    return NodeStatus(node.name, node.address, "running" if link else "cut", version, role, init.pid)

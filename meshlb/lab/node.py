@@ -1,0 +1,198 @@
+"""A node of the lab: one machine's worth of namespaces with a dockerd in it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshlb.errors import LabError
+from meshlb.lab import cgroups, process
+from meshlb.lab.api import Engine
+from meshlb.lab.process import Birth, Init
+
+ENGINE_SECONDS = 60.0
+GAVE_UP = "meshlb-lab: dockerd ended"
+
+# Runs as process 1 of the node. What it mounts is seen by nobody else. $PRIVATE keeps what a machine has of
+# its own in /etc. It starts dockerd again whenever it ends, as systemd does, and reaps orphans.
+_SCRIPT = """
+set -e
+mkdir -p "$PRIVATE/docker" "$PRIVATE/cgroup"
+# sysfs shows the interfaces of the namespace it was mounted in, and a fresh one has no cgroups below.
+mount --rbind /sys/fs/cgroup "$PRIVATE/cgroup"
+mount -t sysfs sysfs /sys
+mount --rbind "$PRIVATE/cgroup" /sys/fs/cgroup
+umount -l "$PRIVATE/cgroup"
+# What this machine had mounted below /run would be kept alive by our copy of it.
+while read -r _ where _; do
+  case "$where" in /run/*) umount -l "$where" || true ;; esac
+done < /proc/self/mounts
+resolv=$(readlink -f /etc/resolv.conf || true)
+mount -t tmpfs -o mode=755,size=256m tmpfs /run
+mkdir -p /run/lock /run/user
+case "$resolv" in
+  /run/*) mkdir -p "$(dirname "$resolv")"; cp "$PRIVATE/resolv.conf" "$resolv" ;;
+  *) if [ -e /etc/resolv.conf ]; then mount --bind "$PRIVATE/resolv.conf" /etc/resolv.conf; fi ;;
+esac
+if [ -e /etc/hosts ]; then mount --bind "$PRIVATE/hosts" /etc/hosts; fi
+if [ -e /etc/hostname ]; then mount --bind "$PRIVATE/hostname" /etc/hostname; fi
+# dockerd reads daemon.json and keeps its identity (key.json) there: each node has its own.
+mkdir -p /etc/docker
+mount --bind "$PRIVATE/docker" /etc/docker
+hostname "$NODE"
+ip link set lo up
+echo ready
+read -r _go
+exec </dev/null >&2
+set +e
+while :; do
+  rm -f /run/docker.pid
+  {dockerd}
+  echo "{gave_up} with status $?; starting it again"
+  sleep 1
+done
+"""
+
+SWITCH_SCRIPT = """
+set -e
+mount -t tmpfs tmpfs /run
+ip link set lo up
+echo ready
+read -r _go
+exec </dev/null >&2
+while :; do sleep 1000000; done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a node is made of."""
+
+    lab: str
+    name: str
+    address: str
+    storage_driver: str
+    home: Path  # data root and private files; survives `kill`
+    hosts: str  # lines for /etc/hosts
+
+
+class Node:
+    """A running (or killed) node. Commands run in it as on a machine of its own."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.lab, self.name, self.address = plan.lab, plan.name, plan.address
+        self._children: list[subprocess.Popen[str]] = []
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} {self.address}>"
+
+    @property
+    def init(self) -> Init | None:
+        """Its process 1, or None while it is powered off."""
+        return next((init for init in process.find(self.lab) if init.node == self.name), None)
+
+    @property
+    def pid(self) -> int:
+        """The pid of its process 1 as seen from this machine; LabError while it is powered off."""
+        init = self.init
+        if init is None:
+            raise LabError(
+                f"{self.name} of lab {self.lab} is powered off; start it with: meshlb lab start {self.name}"
+            )
+        return init.pid
+
+    @property
+    def socket(self) -> str:
+        """The path of its docker.sock, as seen from this machine."""
+        return f"/proc/{self.pid}/root/run/docker.sock"
+
+    @property
+    def log(self) -> Path:
+        """What its dockerd said."""
+        return self.plan.home / "dockerd.log"
+
+    @property
+    def engine(self) -> Engine:
+        """Its dockerd's API."""
+        return Engine(self.name, self.socket)
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start a command in the node; `options` are subprocess.Popen's. Its pid is the command's own."""
+        init = self.init or Init(self.lab, self.name, self.pid)
+        child = process.start_in(init, command, **options)
+        self._children = [old for old in self._children if old.returncode is None] + [child]
+        return child
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        check: bool = True,
+        input: str | None = None,
+        timeout: float = 60.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; LabError with what it printed when it fails or takes too long."""
+        pipe = subprocess.PIPE
+        stdin = subprocess.DEVNULL if input is None else pipe
+        with self.popen(command, stdin=stdin, stdout=pipe, stderr=pipe) as child:
+            try:
+                out, err = child.communicate(input, timeout)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise LabError(f"{self.name}: {shlex.join(command)}: no end after {timeout:g} s") from None
+            except BaseException:
+                child.kill()
+                raise
+        if check and child.returncode:
+            said = (err + out).strip()
+            raise LabError(f"{self.name}: {shlex.join(command)}: exit status {child.returncode}: {said}")
+        return subprocess.CompletedProcess(list(command), child.returncode, out, err)
+
+    def prepare(self) -> Birth:
+        """Make its namespaces and private files; it then waits for its wire."""
+        private = self.plan.home / "private"
+        private.mkdir(parents=True, exist_ok=True)
+        # Its own address refuses DNS at once, for containers too; a resolver that stays silent costs every
+        # image lookup 20 seconds, and Docker replaces one at 127.0.0.1 by a public one.
+        (private / "resolv.conf").write_text(f"nameserver {self.address}\n")
+        (private / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{self.plan.hosts}")
+        (private / "hostname").write_text(f"{self.name}\n")
+        with self.log.open("ab") as log:
+            return Birth(self.lab, self.name, self._script(private), log)
+
+    def _script(self, private: Path) -> str:
+        settings = f"NODE={shlex.quote(self.name)}\nPRIVATE={shlex.quote(str(private))}\n"
+        return settings + _SCRIPT.format(gave_up=GAVE_UP, dockerd=shlex.join(self._dockerd()))
+
+    def _dockerd(self) -> list[str]:
+        options = {
+            "host": "unix:///run/docker.sock",
+            "data-root": str(self.plan.home / "data"),
+            "exec-root": "/run/docker",
+            "pidfile": "/run/docker.pid",
+            "storage-driver": self.plan.storage_driver,
+            "cgroup-parent": cgroups.parent(self.lab, self.name),
+        }
+        return ["dockerd", *(f"--{key}={value}" for key, value in options.items())]
+
+    def wait_engine(self, since: int = 0) -> None:
+        """Returns when its dockerd answers; LabError with its last words when it gives up."""
+        deadline = time.monotonic() + ENGINE_SECONDS
+        while not (engine := self.engine).answers():
+            said = self.log.read_bytes()[since:].decode(errors="replace")
+            if GAVE_UP in said or time.monotonic() > deadline:
+                raise LabError(f"dockerd of {self.name} does not come up: {process.last_lines(self.log)}")
+            time.sleep(0.05)
+        self.version = str(engine.get("/version")["Version"])
+
+    def reap(self, timeout: float = 10.0) -> None:
+        """Wait for the commands that we started in it, after its end: process 1 cannot end before."""
+        for child in self._children:
+            child.wait(timeout)
+        self._children = []
