@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import click
+
+import meshlb
+
+LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+LOOPS = ("auto", "uvloop", "asyncio")
+TAKEOVERS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +28,97 @@ class Config:
     drain: float = 30.0  # seconds that SIGTERM leaves to established connections
     log_format: str = "text"  # text | json
     log_level: str = "info"
+    loop: str = "auto"  # auto | uvloop | asyncio; auto is uvloop where it is installed
+
+
+_DEFAULTS = Config()
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:9946` or `[::1]:9946`; ValueError when it is neither."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise ValueError(text)
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1], int(port)
+    if ":" in host:
+        raise ValueError(text)
+    return host, int(port)
+
+
+def _http(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value in ("", "off"):
+        return ""
+    try:
+        split_address(value)
+    except ValueError as error:
+        raise click.BadParameter(
+            f'"{value}" is not ADDRESS:PORT; write for example 127.0.0.1:9946, [::1]:9946, '
+            "0.0.0.0:9946 for every address of this machine, or off"
+        ) from error
+    return value
+
+
+def _option(name: str, **details: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    variable = "MESHLB_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, envvar=variable, show_envvar=True, **details)
+
+
+_OPTIONS = (
+    _option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Serve the ports of this TOML file instead of following the Swarm. It is read again when it "
+        "changes and on SIGHUP. examples/static.toml explains it.",
+    ),
+    _option(
+        "--http",
+        metavar="ADDRESS:PORT",
+        default=_DEFAULTS.http,
+        show_default=True,
+        callback=_http,
+        help="Where GET /healthz and GET /status answer; off for nowhere.",
+    ),
+    _option(
+        "--workers",
+        metavar="N",
+        type=click.IntRange(0, 256),
+        default=_DEFAULTS.workers,
+        help="Threads that move the bytes; 0, the default, is one for each core.",
+    ),
+    _option(
+        "--takeover",
+        type=click.Choice(TAKEOVERS),
+        default=_DEFAULTS.takeover,
+        show_default=True,
+        help="Where Docker itself holds a published port: lead its traffic here with nftables. auto does so "
+        "for the ports that Docker serves, always for every port, never for none.",
+    ),
+    _option(
+        "--drain",
+        metavar="SECONDS",
+        type=click.FloatRange(0, 86400),
+        default=_DEFAULTS.drain,
+        show_default=True,
+        help="How long established connections may go on after SIGTERM. A second SIGTERM ends at once.",
+    ),
+    _option("--log-format", type=click.Choice(LOG_FORMATS), default=_DEFAULTS.log_format, show_default=True),
+    _option("--log-level", type=click.Choice(LEVELS), default=_DEFAULTS.log_level, show_default=True),
+    _option(
+        "--loop",
+        type=click.Choice(LOOPS),
+        default=_DEFAULTS.loop,
+        show_default=True,
+        help="The event loop of the control side; auto is uvloop where it is installed.",
+    ),
+    click.option("--check", is_flag=True, help="Check the file of --config, say what is wrong, and exit."),
+    click.version_option(meshlb.__version__, prog_name="meshlb-agent"),
+)
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command the agent's options: the fields of `Config`, and `check`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

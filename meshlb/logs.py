@@ -1,1 +1,143 @@
-"""Log records as lines: readable text, or one JSON object each."""
+"""Log records as lines: readable text, or one JSON object each.
+
+Names and labels come from whoever may deploy a service, so everything in a record is data: what is not
+printable is escaped, and one record can never look like two.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TextIO
+
+LONGEST = 4096  # characters of a message or a value; the rest is cut
+
+_WORDS = re.compile(r"[\s:,;]+")
+_NEEDS_QUOTES = re.compile(r'[\s"=]')
+
+
+def setup(style: str, level: str, stream: TextIO = sys.stderr) -> logging.Handler:
+    """Send every record to `stream` as `text` or `json`: ours from `level` on, others' from WARNING on."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.addFilter(RepeatFilter())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("meshlb").setLevel(level.upper())
+    return handler
+
+
+def fields(**values: object) -> dict[str, dict[str, object]]:
+    """Details of a record, for the `extra` of a log call: `key=value` in text, members in JSON."""
+    return {"fields": values}
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control, bidirectional and unpaired characters as escapes, cut at LONGEST."""
+    if len(text) > LONGEST:
+        text = text[:LONGEST] + "…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-11-23T09:31:02.123Z INFO    message key=value`; a traceback follows, indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line, and its traceback's lines."""
+        message = printable(record.getMessage())
+        said = set(_WORDS.split(message))  # what the message says already is noise
+        details = "".join(
+            f" {key}={_quoted(value)}" for key, value in _fields(record).items() if str(value) not in said
+        )
+        line = f"{_timestamp(record)} {record.levelname:<7} {message}{details}"
+        return "\n    ".join([line, *map(printable, _traceback(self, record).splitlines())])
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: `ts`, `level`, `message`, `logger`, the fields, and `traceback` if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line. A field cannot replace one of the record's own members."""
+        own = {
+            "ts": _timestamp(record),
+            "level": record.levelname.lower(),
+            "message": printable(record.getMessage()),
+            "logger": record.name,
+        }
+        details = {key: value for key, value in _fields(record).items() if key not in own}
+        trace = _traceback(self, record)
+        return json.dumps(own | details | ({"traceback": trace} if trace else {}), default=str)
+
+
+class RepeatFilter(logging.Filter):
+    """Lets few equal records through in `window` seconds, so that no fault can flood the log.
+
+    `texts` bounds records with the same text, `templates` those of one log call with different
+    arguments. The next record that passes says in `suppressed` how many did not.
+    """
+
+    REMEMBERED = 2048  # keys; the oldest is forgotten first
+
+    def __init__(
+        self,
+        texts: int = 3,
+        templates: int = 1000,
+        window: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._texts, self._templates, self._window, self._clock = texts, templates, window, clock
+        self._seen: OrderedDict[tuple[object, ...], tuple[float, int]] = OrderedDict()
+        self._lock = threading.Lock()  # logging calls a handler's filters before it takes the handler's lock
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record passes; it may get the field `suppressed`."""
+        origin = (record.name, record.levelno)
+        text = (*origin, "text", record.getMessage())
+        template = (*origin, "template", str(record.msg))
+        with self._lock:
+            passed, suppressed = zip(
+                self._count(text, self._texts), self._count(template, self._templates), strict=True
+            )
+        if any(suppressed):
+            record.fields = {**_fields(record), "suppressed": max(suppressed)}
+        return all(passed)
+
+    def _count(self, key: tuple[object, ...], limit: int) -> tuple[bool, int]:
+        now, suppressed = self._clock(), 0
+        since, count = self._seen.pop(key, (now, 0))
+        if now - since >= self._window:
+            since, count, suppressed = now, 0, max(0, count - limit)
+        self._seen[key] = (since, count + 1)
+        if len(self._seen) > self.REMEMBERED:
+            self._seen.popitem(last=False)
+        return count < limit, suppressed
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    found = getattr(record, "fields", None)
+    return found if isinstance(found, dict) else {}
+
+
+def _quoted(value: object) -> str:
+    text = printable(str(value))
+    return json.dumps(text, ensure_ascii=False) if not text or _NEEDS_QUOTES.search(text) else text
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return formatter.formatException(record.exc_info) if record.exc_info else ""

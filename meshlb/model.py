@@ -143,3 +143,4 @@ class Status:
     ports: tuple[PortStatus, ...] = ()
     counters: Counters = field(default_factory=Counters)
     problems: tuple[str, ...] = ()
+    draining: bool = False  # the agent is ending: no new connections

@@ -1,0 +1,196 @@
+"""The text of a static file, published ports with their backends, becomes a snapshot. Pure.
+
+    [[port]]
+    published = 80
+    backends = ["127.0.0.1:8001", "[::1]:8002"]
+
+Every entry is a service with one port; the other keys are those of `meshlb.policy`. A text is taken as a
+whole or refused with the file's name, the line and the reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meshlb.errors import ConfigError
+from meshlb.model import Port, Protocol, Service, Snapshot, Task
+from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
+
+_OWN_KEYS = ("published", "protocol", "service", "backends")
+_HEADER = re.compile(r"""\s*\[\[\s*(port|"port"|'port')\s*\]\]""")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)  # what Swarm allows as a service's name
+_AT_LINE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+def parse(text: str, name: str) -> Snapshot:
+    """The snapshot of a file's text. `name` is the file's name in errors."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax(str(error), text, name)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: not TOML that a port needs: nested too deeply") from error
+    entries = _entries(document, text, name)
+    return Snapshot(tuple(_service(entry, place) for entry, place in entries))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The lines of one `[[port]]` entry. tomllib tells no positions, so they are searched when asked for."""
+
+    name: str
+    lines: Sequence[str] = ()
+    first: int = 0  # number of lines[0] in the file; 0 where unknown
+
+    def error(self, reason: str, key: str = "", text: str = "") -> ConfigError:
+        """A ConfigError at the line of `key`, or further down at the first line that contains `text`."""
+        where = f"{self.name}:{self._line(key, text)}" if self.first else self.name
+        return ConfigError(f"{where}: {reason}")
+
+    def _line(self, key: str, text: str) -> int:
+        assignment = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[=.]""") if key else _HEADER
+        at = next((index for index, line in enumerate(self.lines) if assignment.match(line)), 0)
+        value = (index for index, line in enumerate(self.lines) if index >= at and text in line)
+        return self.first + (next(value, at) if text else at)
+
+
+def _entries(document: dict[str, Any], text: str, name: str) -> list[tuple[dict[str, Any], _Place]]:
+    whole = _Place(name, text.splitlines(), 1)
+    for key in document:
+        if key != "port":
+            raise whole.error(f'"{key}" is not known here; a file consists of [[port]] entries', key)
+    entries = document.get("port", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise whole.error('"port" must be written as [[port]], once for each published port', "port")
+    if not entries:
+        # Also what an editor's truncated file looks like: never a reason to close every port.
+        raise ConfigError(f"{name}: no port is published; add a [[port]] entry with published and backends")
+    return list(zip(entries, _places(whole, len(entries)), strict=True))
+
+
+def _places(whole: _Place, count: int) -> list[_Place]:
+    starts = [index for index, line in enumerate(whole.lines) if _HEADER.match(line)]
+    if len(starts) != count:  # written as an inline array, or a text that looks like a header
+        return [_Place(whole.name)] * count
+    ends = [*starts[1:], len(whole.lines)]
+    return [
+        _Place(whole.name, whole.lines[start:end], start + 1) for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _service(entry: dict[str, Any], place: _Place) -> Service:
+    _check_keys(entry, place)
+    port = _port(entry, place)
+    udp = "-udp" if port.protocol is Protocol.UDP else ""
+    name = entry.get("service", f"port-{port.published}{udp}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise place.error(
+            f"service = {_shown(name)}: use up to 63 letters, digits, '.', '_' and '-'", "service"
+        )
+    labels = tuple(sorted((LABEL_PREFIX + key, text) for key, text in _settings(entry, place)))
+    return Service(f"{name}:{port}", name, (port,), _tasks(entry, port, place), labels)
+
+
+def _check_keys(entry: dict[str, Any], place: _Place) -> None:
+    known = (*_OWN_KEYS, *KEYS)
+    for key in entry:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise place.error(f'unknown key "{key}"; {hint}known are {", ".join(known)}', key)
+    for key in ("published", "backends"):
+        if key not in entry:
+            raise place.error(f"this [[port]] has no {key}; add it")
+
+
+def _port(entry: dict[str, Any], place: _Place) -> Port:
+    published, protocol = entry["published"], entry.get("protocol", "tcp")
+    if type(published) is not int or not 1 <= published <= 65535:
+        raise place.error(f"published = {_shown(published)}: not a port number from 1 to 65535", "published")
+    if protocol not in ("tcp", "udp"):
+        raise place.error(f'protocol = {_shown(protocol)}: not "tcp" or "udp"', "protocol")
+    # Every backend names its own port, so the target says nothing here.
+    return Port(published, published, Protocol(protocol))
+
+
+def _settings(entry: dict[str, Any], place: _Place) -> list[tuple[str, str]]:
+    settings = [(key, _text(entry[key], key, place)) for key in entry if key in KEYS]
+    for setting in settings:
+        for problem in from_settings([setting], "")[1]:
+            raise place.error(problem, setting[0])
+    return settings
+
+
+def _text(value: Any, key: str, place: _Place) -> str:
+    """A value as a label would have it: `true`, `5` and `"300ms"` are texts there."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise place.error(f"{key} = {_shown(value)}: must be one value, such as a text or a number", key)
+
+
+def _tasks(entry: dict[str, Any], port: Port, place: _Place) -> tuple[Task, ...]:
+    backends = entry["backends"]
+    if not isinstance(backends, list) or not backends:
+        raise place.error(
+            f'backends = {_shown(backends)}: must be a list such as ["10.0.0.1:8000"]', "backends"
+        )
+    tasks = [_task(text, port, place) for text in backends]
+    for index, task in enumerate(tasks):
+        if task in tasks[:index]:
+            raise place.error(f'backend "{task.name}" is listed twice', "backends", task.name)
+    return tuple(tasks)
+
+
+def _task(text: Any, port: Port, place: _Place) -> Task:
+    host, number = _split(text, place)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        raise place.error(
+            f'backend "{text}": "{host}" is not an IP address; names are not resolved, write the address',
+            "backends",
+            text,
+        ) from error
+    address = getattr(address, "ipv4_mapped", None) or address
+    if "%" in host or address.is_multicast or address.is_unspecified:
+        raise place.error(f'backend "{text}": no connection can be made to {host}', "backends", text)
+    if address.is_loopback and number == port.published:
+        raise place.error(f'backend "{text}" is the published port itself: a circle', "backends", text)
+    name = f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
+    return Task(name, name, str(address), port=number)
+
+
+def _split(text: Any, place: _Place) -> tuple[str, int]:
+    match = (
+        re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})", text, re.ASCII) if isinstance(text, str) else None
+    )
+    if not match or not 1 <= int(match[3]) <= 65535:
+        shown = _shown(text)
+        raise place.error(
+            f"backend {shown}: must be ADDRESS:PORT in quotes, an IPv6 address in brackets",
+            "backends",
+            shown.strip('"'),
+        )
+    return match[1] or match[2], int(match[3])
+
+
+def _shown(value: Any) -> str:
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _syntax(message: str, text: str, name: str) -> str:
+    match = _AT_LINE.search(message)
+    if not match:
+        return f"{name}: {message}"
+    line = match[1] or len(text.splitlines()) or 1
+    column = f" (column {match[2]})" if match[2] else " (at the end of the file)"
+    return f"{name}:{line}: {message[: match.start()]}{column}"

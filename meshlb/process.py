@@ -1,0 +1,93 @@
+"""The agent as a process: its event loop, its limits, its signals, and what it tells systemd."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from meshlb.errors import ConfigError
+
+LOW_FILE_LIMIT = 8192
+
+log = logging.getLogger(__name__)
+
+
+def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the event loop: uvloop where it is installed (32-bit ARM has no wheel), else asyncio's."""
+    if choice != "asyncio":
+        try:
+            import uvloop  # noqa: PLC0415  # optional
+        except ImportError as error:
+            if choice == "uvloop":
+                raise ConfigError("--loop uvloop: uvloop is not installed; use --loop asyncio") from error
+        else:
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; every connection takes two. Gives the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    except (OSError, ValueError) as error:  # a hard limit above the kernel's fs.nr_open
+        log.warning("the limit of open files stays at %d: %s", soft, error)
+    if 0 <= soft < LOW_FILE_LIMIT:
+        log.warning(
+            "only %d files may be open, so at most %d connections; raise LimitNOFILE (systemd) or ulimit -n",
+            soft,
+            soft // 2,
+        )
+    return soft
+
+
+class Signals:
+    """What signals ask for. The first SIGTERM or SIGINT asks for an end, the second for one at once."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self.reload = asyncio.Event()
+
+    def terminate(self) -> None:
+        """SIGTERM or SIGINT came."""
+        (self.at_once if self.stop.is_set() else self.stop).set()
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the process's signals while the block runs; from the event loop's thread."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self.terminate,
+            signal.SIGINT: self.terminate,
+            signal.SIGHUP: self.reload.set,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+
+def notify(*lines: str) -> None:
+    """Tell systemd, where it started us as Type=notify: see sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract address begins with a zero byte
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(1)
+            sender.sendto("\n".join(lines).encode(), address)
+    except OSError as error:
+        log.warning("systemd cannot be notified: %s", error)

@@ -1,0 +1,80 @@
+"""What the agent says of itself, as plain data for JSON. Pure.
+
+Labels are left out on purpose: those of other programs may hold secrets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from meshlb.model import Port, PortState, PortStatus, Service, Status, Task
+
+
+def health(status: Status) -> tuple[bool, str]:
+    """Whether this node can be sent traffic, and one sentence. One port's failure is not the node's."""
+    if status.draining:
+        return False, "draining: the agent is ending and takes no new connections"
+    if status.source.connected or status.ports:
+        return True, "ok"
+    return False, status.source.problem or f"the {status.source.kind} source has not told anything yet"
+
+
+def health_document(status: Status) -> dict[str, Any]:
+    """The body of /healthz."""
+    healthy, sentence = health(status)
+    return {
+        "status": "ok" if healthy else "unavailable",
+        "reason": "" if healthy else sentence,
+        "failed": [_port_status(port) for port in status.ports if port.state is PortState.FAILED],
+        "problems": _problems(status),
+    }
+
+
+def status_document(status: Status) -> dict[str, Any]:
+    """The body of /status."""
+    return {
+        "version": status.version,
+        "draining": status.draining,
+        "source": asdict(status.source),
+        "ports": [_port_status(port) for port in status.ports],
+        "services": [_service(service) for service in status.snapshot.services],
+        "nodes": [asdict(node) for node in status.snapshot.nodes],
+        "counters": asdict(status.counters) | {"open": status.counters.open},
+        "problems": _problems(status),
+    }
+
+
+def _problems(status: Status) -> list[str]:
+    return [problem for problem in (status.source.problem, *status.problems) if problem]
+
+
+def _port_status(status: PortStatus) -> dict[str, Any]:
+    return {
+        "port": str(status.port),
+        "service": status.service,
+        "state": status.state,
+        "reason": status.reason,
+    }
+
+
+def _service(service: Service) -> dict[str, Any]:
+    return {
+        "id": service.id,
+        "name": service.name,
+        "ports": [
+            {"port": str(port), "backends": [_backend(task, port) for task in service.tasks]}
+            for port in service.ports
+        ],
+    }
+
+
+def _backend(task: Task, port: Port) -> dict[str, Any]:
+    return {
+        "address": task.address,
+        "port": task.port or port.target,
+        "task": task.id,
+        "name": task.name,
+        "node": task.node,
+        "state": task.state,
+    }

@@ -1,0 +1,202 @@
+"""Keeps the plane serving the newest snapshot, whatever fails on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Protocol, Self, TypeVar
+
+import meshlb
+from meshlb import changes
+from meshlb.errors import MeshError
+from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
+from meshlb.table import Table, build
+
+AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
+CALM = 30.0
+FAILED = 2.0  # a port that another process held is served this soon after it is free
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class Plane(Protocol):
+    """What is needed of `meshlb.plane.Plane`. Its calls block, and may not overlap."""
+
+    def start(self) -> None:
+        """Start the workers."""
+
+    def apply(self, table: Table) -> tuple[PortStatus, ...]:
+        """Serve this table from now on."""
+
+    def recheck(self) -> tuple[PortStatus, ...]:
+        """Try failed ports again, and whether Docker has taken one over."""
+
+    def counters(self) -> Counters:
+        """Connections and bytes since the start."""
+
+    def close_listeners(self) -> None:
+        """Take no new connections; established ones go on."""
+
+    def stop(self) -> None:
+        """End the workers and what is still open."""
+
+
+def pause(since_change: float, failed: bool, failures: int) -> float:
+    """Seconds until the plane is looked at again.
+
+    `failed` is whether a port is not served, `failures` how often in a row the plane itself failed.
+    """
+    if failures:
+        return min(CALM, FAILED**failures)
+    next_check = next((at - since_change for at in AFTER_CHANGE if at > since_change), CALM)
+    return min(next_check, FAILED) if failed else next_check
+
+
+class Serving:
+    """Owner of a plane: brings it every newest snapshot, and knows how that went.
+
+    As a context manager it starts the plane and stops it. A failure is told in `problems` and tried again;
+    what was served before goes on being served.
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        self.snapshot = Snapshot()
+        self.table = Table()
+        self.ports: tuple[PortStatus, ...] = ()
+        self.problems: tuple[str, ...] = ()
+        self.draining = False
+        self.first = asyncio.Event()  # set once a snapshot is served
+        self._plane = plane
+        self._newest: Snapshot | None = None
+        self._wake = asyncio.Event()
+        self._faults: dict[str, str] = {}  # by the part of the agent that has it
+        self._failures = 0
+        self._changed_at = 0.0
+        self._counters = Counters()
+        # One thread of our own makes calls follow each other: asyncio.to_thread would leave the call of a
+        # cancelled task running beside the next.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="plane")
+
+    async def __aenter__(self) -> Self:
+        await self._call(self._plane.start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._call(self._plane.stop)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Serve this snapshot; one that was offered before and is not served yet is forgotten."""
+        self._newest = snapshot
+        self._wake.set()
+
+    def fault(self, part: str, sentence: str) -> None:
+        """State, or with an empty sentence take back, what is wrong with a part of the agent."""
+        self._faults[part] = sentence
+        problems = (*self.table.problems, *(text for text in self._faults.values() if text))
+        _tell(changes.of_problems(self.problems, problems))
+        self.problems = problems
+
+    async def run(self) -> None:
+        """Serve what is offered and look after the ports; never ends."""
+        while True:
+            await self._rest()
+            try:
+                if self._newest is not None and self._newest is not self.snapshot:
+                    await self._apply(self._newest)
+                else:
+                    await self._recheck()
+            except MeshError as error:
+                self._failed(str(error))
+            except Exception as error:
+                log.exception("the plane did not do as told; what it served before goes on")
+                self._failed(f"a bug in meshlb, see the log: {type(error).__name__}: {error}")
+            else:
+                self._failures = 0
+                self.fault("plane", "")
+
+    async def status(self, source: SourceStatus) -> Status:
+        """The agent's status, with what its source says of itself."""
+        counters = await self.counters()
+        return Status(
+            version=meshlb.__version__,
+            source=source,
+            snapshot=self.snapshot,
+            ports=self.ports,
+            counters=counters,
+            problems=self.problems,
+            draining=self.draining,
+        )
+
+    async def counters(self) -> Counters:
+        """The plane's counters; the last ones known when it cannot give them within a second."""
+        try:
+            async with asyncio.timeout(1):
+                self._counters = await self._call(self._plane.counters)
+        except TimeoutError:
+            log.warning("the plane has been busy for a second")
+        except Exception:
+            log.exception("the plane's counters cannot be read")
+        return self._counters
+
+    async def drain(self, seconds: float, at_once: asyncio.Event) -> None:
+        """Take no new connections, then wait for the open ones: at most `seconds`, or until `at_once`."""
+        self.draining = True
+        await self._call(self._plane.close_listeners)
+        end = asyncio.get_running_loop().time() + seconds
+        left = (await self.counters()).open
+        log.info("draining: %d connections are open and have %g seconds", left, seconds)
+        while left and not at_once.is_set() and asyncio.get_running_loop().time() < end:
+            await _wait(at_once, 0.1)
+            left = (await self.counters()).open
+        if left:
+            log.warning("%d connections are cut", left)
+
+    async def _rest(self) -> None:
+        if self.first.is_set() or self._failures:
+            age = asyncio.get_running_loop().time() - self._changed_at
+            failed = any(status.state is PortState.FAILED for status in self.ports)
+            await _wait(self._wake, pause(age, failed, self._failures))
+        else:
+            await self._wake.wait()
+        self._wake.clear()
+
+    async def _apply(self, snapshot: Snapshot) -> None:
+        table = await self._call(lambda: build(snapshot))
+        ports = await self._call(lambda: self._plane.apply(table))
+        _tell(changes.of_backends(self.table, table))
+        self.snapshot, self.table = snapshot, table
+        self._now_served(ports)
+        self._changed_at = asyncio.get_running_loop().time()
+        self.first.set()
+
+    async def _recheck(self) -> None:
+        self._now_served(await self._call(self._plane.recheck))
+
+    def _now_served(self, ports: tuple[PortStatus, ...]) -> None:
+        _tell(changes.of_ports(self.ports, ports, self.table))
+        self.ports = ports
+
+    def _failed(self, sentence: str) -> None:
+        self._failures = min(self._failures + 1, 10)
+        self.fault("plane", sentence)
+
+    async def _call(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _tell(news: Iterable[changes.Change]) -> None:
+    for change in news:
+        log.log(change.level, "%s", change.text, extra={"fields": change.fields})

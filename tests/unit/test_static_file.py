@@ -1,0 +1,143 @@
+"""A static file's text becomes a snapshot, or one sentence with file, line and reason."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlb.errors import ConfigError
+from meshlb.model import Port, Protocol
+from meshlb.portfile import parse
+from meshlb.table import build
+
+WHOLE = """\
+# comment
+[[port]]
+published = 80
+service = "web"
+backends = [
+    "10.0.0.1:8001",
+    "[fd00::2]:8002",
+    "[::ffff:10.0.0.3]:8003",
+]
+connect-timeout = "250ms"
+
+[[port]]
+published = 53
+protocol = "udp"
+backends = ["10.0.0.1:53"]
+"""
+
+
+def test_every_entry_is_a_service_with_one_port() -> None:
+    web, dns = parse(WHOLE, "mesh.toml").services
+    assert (web.name, web.ports) == ("web", (Port(80, 80),))
+    assert [(task.address, task.port) for task in web.tasks] == [
+        ("10.0.0.1", 8001),
+        ("fd00::2", 8002),
+        ("10.0.0.3", 8003),
+    ]
+    assert [task.name for task in web.tasks] == ["10.0.0.1:8001", "[fd00::2]:8002", "10.0.0.3:8003"]
+    assert (dns.name, dns.ports) == ("port-53-udp", (Port(53, 53, Protocol.UDP),))
+
+
+def test_policy_keys_reach_the_table() -> None:
+    table = build(parse(WHOLE, "mesh.toml"))
+    assert table.problems == ()
+    policies = {entry.service: entry.policy for entry in table.entries}
+    assert policies["web"].connect_timeout == 0.25
+    assert [backend.port for backend in table.entries[1].backends] == [8001, 8003, 8002]
+
+
+def test_two_entries_with_one_port_are_reported_and_the_others_served() -> None:
+    entry = '[[port]]\npublished = {}\nservice = "{}"\nbackends = ["10.0.0.1:1"]\n'
+    table = build(parse(entry.format(80, "a") + entry.format(80, "b") + entry.format(81, "c"), "f"))
+    assert [entry.service for entry in table.entries] == ["a", "c"]
+    assert table.problems == (
+        "service b: port 80/tcp is already published by service a; publish another port",
+    )
+
+
+PORT = "[[port]]\npublished = 80\n"
+OK = 'backends = ["10.0.0.1:1"]\n'
+
+BAD = [
+    ("", "f: no port is published; add a [[port]] entry with published and backends"),
+    ("port = []", "f: no port is published"),
+    ("[[port]\n", "f:1: "),
+    ("a = 1\nb = \n", "f:2: Invalid value (column 5)"),
+    ("a = [\n1,\n", "f:2: "),
+    ("[[port]]\n[[ports]]\n", 'f:1: "ports" is not known here; a file consists of [[port]] entries'),
+    ("title = 'x'\n" + PORT + OK, 'f:1: "title" is not known here'),
+    ("[port]\npublished = 1", 'f:1: "port" must be written as [[port]]'),
+    ("port = 3", 'f:1: "port" must be written as [[port]]'),
+    ("port = [3]", 'f:1: "port" must be written as [[port]]'),
+    ('port = [{published = 80, backends = [""]}]', 'f: backend "": must be ADDRESS:PORT'),
+    ("\n[[port]]\n" + OK, "f:2: this [[port]] has no published; add it"),
+    (PORT + OK + PORT, "f:4: this [[port]] has no backends; add it"),
+    ("[[port]]\npublished = 0\n" + OK, "f:2: published = 0: not a port number from 1 to 65535"),
+    ("[[port]]\npublished = true\n" + OK, "f:2: published = True: not a port number"),
+    ('[[port]]\npublished = "80"\n' + OK, 'f:2: published = "80": not a port number'),
+    (PORT + OK + "protocol = 'sctp'", 'f:4: protocol = "sctp": not "tcp" or "udp"'),
+    (PORT + OK + "service = 'a b'", 'f:4: service = "a b": use up to 63 letters'),
+    (PORT + OK + 'service = "a\\nb"', "f:4: service = "),
+    (PORT + OK + "service = 5", "f:4: service = 5: use up to 63 letters"),
+    (PORT + "backends = []", 'f:3: backends = []: must be a list such as ["10.0.0.1:8000"]'),
+    (PORT + 'backends = "10.0.0.1:1"', 'f:3: backends = "10.0.0.1:1": must be a list'),
+    (PORT + 'backends = [\n"10.0.0.1:1",\n5]', "f:5: backend 5: must be ADDRESS:PORT in quotes"),
+    (PORT + 'backends = ["10.0.0.1"]', 'f:3: backend "10.0.0.1": must be ADDRESS:PORT'),
+    (PORT + 'backends = ["10.0.0.1:0"]', 'f:3: backend "10.0.0.1:0": must be ADDRESS:PORT'),
+    (PORT + 'backends = ["10.0.0.1:٣"]', 'f:3: backend "10.0.0.1:٣": must be ADDRESS:PORT'),
+    (PORT + 'backends = ["::1:80"]', 'f:3: backend "::1:80": must be ADDRESS:PORT'),
+    (PORT + 'backends = ["web:80"]', 'f:3: backend "web:80": "web" is not an IP address; names are not'),
+    (PORT + 'backends = [\n"10.0.0.1:1",\n"0.0.0.0:1"]', 'f:5: backend "0.0.0.0:1": no connection'),
+    (PORT + 'backends = ["224.0.0.1:1"]', 'f:3: backend "224.0.0.1:1": no connection'),
+    (PORT + 'backends = ["[fe80::1%eth0]:1"]', 'f:3: backend "[fe80::1%eth0]:1": no connection'),
+    (PORT + 'backends = ["127.0.0.1:80"]', 'f:3: backend "127.0.0.1:80" is the published port itself'),
+    (PORT + 'backends = ["10.0.0.1:1", "10.0.0.1:1"]', 'f:3: backend "10.0.0.1:1" is listed twice'),
+    (
+        PORT + OK + "balanse = 'roundrobin'",
+        'f:4: unknown key "balanse"; did you mean balance? known are publ',
+    ),
+    (
+        PORT + OK + "zzz = 1",
+        'f:4: unknown key "zzz"; known are published, protocol, service, backends, balance',
+    ),
+    (PORT + OK + "balance = 'x'", 'f:4: balance: "x" is not one of roundrobin'),
+    (PORT + OK + "balance = ['x']", "f:4: balance = ['x']: must be one value"),
+    (PORT + OK + "connect-timeout = 5", 'f:4: connect-timeout: "5" is not a duration'),
+    (PORT + OK + "connect-timeout = true", 'f:4: connect-timeout: "true" is not a duration'),
+    (PORT + OK + "[port.balance]\nx = 1", "f:1: balance = {'x': 1}: must be one value"),
+    ("a = " + "[" * 5000, "f: not TOML that a port needs: nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), BAD, ids=[sentence for _, sentence in BAD])
+def test_a_bad_file_is_refused_with_file_line_and_reason(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse(text, "f")
+    assert str(refusal.value).startswith(sentence)
+
+
+def test_a_text_that_looks_like_a_header_costs_the_line_and_nothing_else() -> None:
+    text = PORT + OK + 'service = """\n[[port]]\n"""\n'
+    with pytest.raises(ConfigError, match=r'^f: service = "\[\[port\]\]'):
+        parse(text, "f")
+
+
+SCRAPS = st.sampled_from(
+    [*WHOLE.splitlines(), "[[port]]", "backends = [", "]", '"""', "published = -1", "x.y = 1"]
+)
+
+
+@given(st.lists(SCRAPS | st.text(max_size=20), max_size=20))
+def test_any_text_is_a_snapshot_or_a_config_error(lines: list[str]) -> None:
+    try:
+        snapshot = parse("\n".join(lines), "f")
+    except ConfigError as error:
+        refusal = str(error)
+    else:
+        refusal = "" if snapshot.services else "an empty snapshot"
+        build(snapshot)
+    assert not refusal or refusal.startswith("f:")
