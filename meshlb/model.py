@@ -86,13 +86,15 @@ class Snapshot:
     """All that a source knows at one instant.
 
     `namespace` is the path of the network namespace in which the tasks' addresses are reachable, empty
-    for the agent's own. `problems` are sentences for the user about parts that had to be left out.
+    for the agent's own; `namespace_id` its inode, so that a namespace that was replaced under the same
+    path is another one. `problems` are sentences for the user about parts that had to be left out.
     """
 
     services: tuple[Service, ...] = ()
     nodes: tuple[Node, ...] = ()
     namespace: str = ""
     problems: tuple[str, ...] = ()
+    namespace_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
