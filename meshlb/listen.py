@@ -1,0 +1,256 @@
+"""The sockets that published ports are served on: opened, told apart from Docker's, and led to.
+
+A port that is free is bound as it is. One that Docker holds is served on a port of our own, with a redirect
+(see `takeover`). Docker may also plant its rules for a port after we bound it: its daemon warns that it
+cannot listen and keeps the rules, which lead away what comes in. `recheck` notices and leads it back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshlb.errors import PortError
+from meshlb.holder import Holder, holder_of
+from meshlb.ingress import sandbox_addresses
+from meshlb.model import Port, PortState, Protocol
+from meshlb.nft import PublishedPort
+from meshlb.takeover import Takeover
+
+BACKLOG = 65535  # the kernel cuts it to net.core.somaxconn
+# Accepted sockets inherit these from the listener, which spares each connection the calls.
+OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (
+        socket.SOL_SOCKET,
+        socket.SO_KEEPALIVE,
+        1,
+    ),  # finds clients that vanished; nothing else ends an idle connection
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
+)
+Sockets = tuple[socket.socket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A port that is being served: one socket per worker, and how its connections come to them."""
+
+    sockets: Sockets
+    state: PortState
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What we remember of an open port: the number that we listen on, and why it is not the published one."""
+
+    own: int
+    why: str = ""
+
+
+def listening_sockets(number: int, count: int) -> Sockets:
+    """`count` sockets that share one port, 0 for one that the kernel chooses. All of them, or an OSError."""
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sockets.append(_bound(number, first=not sockets))
+            number = sockets[0].getsockname()[1]
+        for each in sockets:
+            each.listen(BACKLOG)
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise
+    return tuple(sockets)
+
+
+def _bound(number: int, first: bool) -> socket.socket:
+    sock, anywhere = _tcp_socket()
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart meets its own TIME_WAITs
+        for option in OPTIONS:
+            sock.setsockopt(*option)
+        # The first binds alone: with SO_REUSEPORT it would silently share the port with another process.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0 if first else 1)
+        sock.bind((anywhere, number))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _tcp_socket() -> tuple[socket.socket, str]:
+    """A socket for both families, or for IPv4 alone where the kernel has no IPv6, and its anywhere."""
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM), "0.0.0.0"  # noqa: S104  published means everywhere
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return sock, "::"
+
+
+class Listeners:
+    """Opens and closes the sockets of published ports. Not thread-safe: one thread at a time calls.
+
+    The sockets belong to the caller, who closes them; `close` forgets the port and its redirect.
+    """
+
+    def __init__(
+        self,
+        takeover: Takeover,
+        *,
+        holder: Callable[[int], Holder | None] = holder_of,
+        sandbox: Callable[[], frozenset[str]] = sandbox_addresses,
+    ) -> None:
+        self._takeover = takeover
+        self._holder, self._sandbox = holder, sandbox
+        self._served: dict[Port, _Served] = {}
+        self._docker: frozenset[PublishedPort] = frozenset()  # what Docker led away when we last looked
+
+    def open(self, port: Port, count: int) -> Opening:
+        """Listen for a port with `count` sockets, by the way that is open on this node. Raises PortError."""
+        if port.protocol is not Protocol.TCP:
+            raise PortError(f"port {port} is not served: this version of meshlb balances TCP only")
+        if self._takeover.mode == "always":
+            return self._redirected(port, count, "every port is redirected (takeover: always)")
+        try:
+            sockets = listening_sockets(port.published, count)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise PortError(explained(error, port)) from None
+        else:
+            return self._accepted(port, sockets, _Served(port.published))
+        return self._redirected(port, count, self._why_docker_holds(port))
+
+    def close(self, port: Port) -> None:
+        """Forget a port and drop its redirect. Its connections go on."""
+        if self._served.pop(port, None):
+            self._redirect()
+
+    def recheck(self) -> dict[Port, PortState]:
+        """How each open port is served now. Cheap: call it after a change, and every ten seconds.
+
+        It redirects ports for which Docker has planted rules since, gives up redirects that are no longer
+        needed, and has them all rebuilt when the child that held them has died.
+        """
+        self._redirect()
+        return {port: self._standing(port)[0] for port in self._served}
+
+    def reason(self, port: Port) -> str:
+        """Why an open port is not simply bound, or why it is not served; empty when it simply is."""
+        return self._standing(port)[1] if port in self._served else ""
+
+    def shutdown(self) -> None:
+        """Forget all ports and take the redirects away. Redirected connections may end: drain them first."""
+        self._served.clear()
+        self._takeover.close()
+
+    def _redirected(self, port: Port, count: int, why: str) -> Opening:
+        try:
+            sockets = listening_sockets(0, count)
+        except OSError as error:
+            raise PortError(explained(error, port)) from None
+        return self._accepted(port, sockets, _Served(sockets[0].getsockname()[1], why))
+
+    def _accepted(self, port: Port, sockets: Sockets, served: _Served) -> Opening:
+        """Lead the port's connections to the sockets; where that cannot be, close them and say why."""
+        self._served[port] = served
+        self._redirect()
+        state, reason = self._standing(port)
+        if state is not PortState.FAILED:
+            return Opening(sockets, state, reason)
+        for each in sockets:
+            each.close()
+        self.close(port)
+        raise PortError(f"port {port} is not served: {reason}")
+
+    def _redirect(self) -> None:
+        docker = self._docker = self._takeover.docker_publishes()
+        wanted = {
+            key(port): served.own for port, served in self._served.items() if _needs(port, served, docker)
+        }
+        self._takeover.set({} if self._takeover.mode == "never" else wanted)
+
+    def _standing(self, port: Port) -> tuple[PortState, str]:
+        served = self._served[port]
+        if not _needs(port, served, self._docker):
+            return PortState.SERVING, ""
+        why = served.why or "Swarm's own mesh leads it away (chain DOCKER-INGRESS)"
+        if self._takeover.mode == "never":
+            return (
+                PortState.FAILED,
+                f"{why}, and meshlb was told not to take over: start it with --takeover auto",
+            )
+        if key(port) not in self._takeover.redirects:
+            return PortState.FAILED, f"{why}, and {self._takeover.problem}"
+        return PortState.REDIRECTED, f"{why}; redirected to port {served.own}"
+
+    def _why_docker_holds(self, port: Port) -> str:
+        """The reason for a port that is in use by what we may take it from. Raises PortError for others."""
+        if key(port) in self._takeover.docker_publishes():
+            return "Swarm's own mesh holds it (chain DOCKER-INGRESS)"
+        if any(served.own == port.published for served in self._served.values()):
+            return "meshlb itself listens there for another port"
+        holder = self._holder(port.published)
+        if holder is None or not holder.is_docker or self._is_containers(holder):
+            raise PortError(in_use(port, holder))
+        return f"Docker holds it: {holder}"
+
+    def _is_containers(self, holder: Holder) -> bool:
+        """Whether it is the proxy of a container's own published port, which is not Swarm's to give."""
+        sandbox = self._sandbox() if holder.container else frozenset()
+        return bool(sandbox) and holder.container not in sandbox
+
+
+def key(port: Port) -> PublishedPort:
+    """A port as the takeover knows it."""
+    return port.published, port.protocol
+
+
+def _needs(port: Port, served: _Served, docker: frozenset[PublishedPort]) -> bool:
+    """Whether connections reach our sockets only by a redirect."""
+    return served.own != port.published or key(port) in docker
+
+
+def in_use(port: Port, holder: Holder | None) -> str:
+    """The sentence for a port that is not ours to take."""
+    if holder is None:
+        return (
+            f"port {port} is in use by a process that cannot be seen from here: find it with "
+            f'"ss -ltnp sport = :{port.published}", or redirect past it with --takeover always'
+        )
+    if holder.pid == os.getpid():
+        return (
+            f"port {port} is still held by meshlb itself: it is being closed, or is the status page's address"
+        )
+    if holder.container:
+        return (
+            f"port {port} is held by {holder} for the container at {holder.container}: stop that "
+            "container, or publish the service on another port"
+        )
+    return (
+        f"port {port} is held by {holder}: stop it, publish the service on another port, "
+        "or redirect past it with --takeover always"
+    )
+
+
+def explained(error: OSError, port: Port) -> str:
+    """The sentence for a socket that the kernel refused."""
+    if error.errno == errno.EACCES:
+        return (
+            f"port {port} needs the capability CAP_NET_BIND_SERVICE: run the agent as root, give its "
+            "Python the capability with setcap, or set "
+            f"sysctl net.ipv4.ip_unprivileged_port_start={port.published}"
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"port {port} cannot be opened: out of file descriptors; raise the limit (ulimit -n)"
+    return f"port {port} cannot be opened: {os.strerror(error.errno or 0)}"
