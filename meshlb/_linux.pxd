@@ -1,0 +1,141 @@
+# What the data plane uses of libc and the kernel, and nothing of its own: sockets, epoll, splice, setns,
+# clocks and C11-style atomics. Everything here is `noexcept nogil`; results follow the C conventions.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    enum:
+        EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ECONNREFUSED, EINPROGRESS, EINTR, EMFILE, ENETUNREACH
+        ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, ETIMEDOUT
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    ssize_t write(int fd, const void *data, size_t size)
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+    int fcntl(int fd, int command, ...)
+    int pipe2(int *fds, int flags)
+    ssize_t splice(int source, void *, int sink, void *, size_t size, unsigned int flags)
+
+cdef extern from "<sched.h>" nogil:
+    enum:
+        CLONE_NEWNET
+    int setns(int fd, int kind)
+
+cdef extern from "<time.h>" nogil:
+    enum:
+        CLOCK_MONOTONIC_COARSE
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *now)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum:
+        EFD_CLOEXEC, EFD_NONBLOCK
+    int eventfd(unsigned int value, int flags)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    unsigned int EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+    union epoll_data:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int room, int timeout_ms)
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    enum:
+        AF_INET, AF_INET6, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SO_ERROR, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK
+        SOCK_STREAM, SOL_SOCKET
+    struct sockaddr:
+        unsigned short sa_family
+    struct linger:
+        int l_onoff
+        int l_linger
+    int accept4(int fd, sockaddr *peer, socklen_t *size, int flags)
+    int connect(int fd, const sockaddr *peer, socklen_t size)
+    int getsockopt(int fd, int level, int option, void *value, socklen_t *size)
+    int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
+    int shutdown(int fd, int how)
+    int socket(int family, int kind, int protocol)
+    ssize_t recv(int fd, void *data, size_t size, int flags)
+    ssize_t send(int fd, const void *data, size_t size, int flags)
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    uint16_t htons(uint16_t host)
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+
+    /* A broken invariant ends a debug build at once; Cython's `assert` would print and go on. */
+    #ifdef MESHLB_DEBUG
+    #define CHECK(condition) \\
+        do { if (!(condition)) { fprintf(stderr, "meshlb: broken invariant: %s (%s:%d)\\n", #condition, \\
+             __FILE__, __LINE__); abort(); } } while (0)
+    #else
+    #define CHECK(condition) ((void)0)
+    #endif
+
+    #define load_acquire(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
+    #define store_release(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
+    #define exchange(place, value) __atomic_exchange_n((place), (value), __ATOMIC_ACQ_REL)
+    #define compare_exchange(place, expected, value) __sync_bool_compare_and_swap((place), (expected), (value))
+    #define fetch_add(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELAXED)
+    #define load_relaxed(place) __atomic_load_n((place), __ATOMIC_RELAXED)
+    #define store_relaxed(place, value) __atomic_store_n((place), (value), __ATOMIC_RELAXED)
+
+    /* One thread writes a counter and any thread reads it: no lock prefix, and never a torn 64-bit value. */
+    static inline void bump(uint64_t *counter, uint64_t by) {
+        __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
+    }
+    /* The same, ordered: whoever sees the new value also sees all that the thread did before. */
+    static inline void bump_last(uint64_t *counter, uint64_t by) {
+        __atomic_store_n(counter, *counter + by, __ATOMIC_RELEASE);
+    }
+    """
+    void CHECK(bint condition) noexcept nogil
+    void *load_acquire_pointer "load_acquire" (void **place) noexcept nogil
+    void *exchange_pointer "exchange" (void **place, void *value) noexcept nogil
+    uint64_t load_acquire(uint64_t *place) noexcept nogil
+    int32_t load_acquire_int "load_acquire" (int32_t *place) noexcept nogil
+    bint compare_exchange_pointer "compare_exchange" (void **place, void *expected, void *value) noexcept nogil
+    void store_release_pointer "store_release" (void **place, void *value) noexcept nogil
+    void store_release(uint64_t *place, uint64_t value) noexcept nogil
+    void store_release_int "store_release" (int32_t *place, int32_t value) noexcept nogil
+    uint32_t fetch_add(uint32_t *place, uint32_t value) noexcept nogil
+    int32_t fetch_add_int "fetch_add" (int32_t *place, int32_t value) noexcept nogil
+    uint64_t load_relaxed(uint64_t *place) noexcept nogil
+    uint32_t load_relaxed_uint "load_relaxed" (uint32_t *place) noexcept nogil
+    void store_relaxed_uint "store_relaxed" (uint32_t *place, uint32_t value) noexcept nogil
+    void bump(uint64_t *counter, uint64_t by) noexcept nogil
+    void bump_last(uint64_t *counter, uint64_t by) noexcept nogil

@@ -1,0 +1,15 @@
+"""Waiting on conditions, with a bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def eventually(predicate: Callable[[], object], *, timeout: float, what: str) -> None:
+    """Returns as soon as `predicate` holds; AssertionError, naming `what` was awaited, after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:g} s in vain for {what}")
+        time.sleep(0.01)
