@@ -93,9 +93,12 @@ def ls(api: APIClient, filters: Filters | None = None) -> list[ServiceRow]:
 
 @verb
 def ps(
-    api: APIClient, names: Iterable[str], filters: Filters | None = None
+    api: APIClient, names: Iterable[str], filters: Filters | None = None, *, resolve: bool = True
 ) -> tuple[list[TaskRow], tuple[str, ...]]:
-    """The tasks of services, and a sentence for each service that is not there."""
+    """The tasks of services, and a sentence for each service that is not there.
+
+    `resolve` gives services and nodes their names in place of their ids.
+    """
     found, problems = {}, []
     for name in names:
         try:
@@ -106,7 +109,8 @@ def ps(
     if not found:
         return [], tuple(problems)
     tasks = api.tasks(filters={**(filters or {}), "service": list(found)})
-    return task_rows(tasks, found, node.names(api.nodes())), tuple(problems)
+    nodes = node.names(api.nodes()) if resolve else {}
+    return task_rows(tasks, found if resolve else {}, nodes), tuple(problems)
 
 
 def follow(

@@ -1,0 +1,46 @@
+"""The command `meshlb`: its verbs by group. A group's module is read only when one of its verbs runs."""
+
+from __future__ import annotations
+
+import click
+
+from meshlb import __version__
+from meshlb.cli.program import Connection, Program
+
+VERBS = {
+    "Swarm": {
+        "init": ("meshlb.cli.swarm", "init", "Begin a swarm, with this node as its manager"),
+        "join": ("meshlb.cli.swarm", "join", "Join this node to a swarm"),
+        "join-token": ("meshlb.cli.swarm", "join_token", "Show the command that lets another node join"),
+        "leave": ("meshlb.cli.swarm", "leave", "Leave the swarm"),
+        "info": ("meshlb.cli.swarm", "info", "Show what this node is, and its place in the swarm"),
+        "node": ("meshlb.cli.node", "node", "List the swarm's nodes"),
+    },
+    "Services": {
+        "service": ("meshlb.cli.service", "service", "Create, list, scale, change and remove services"),
+    },
+    "Try it out": {
+        "lab": ("meshlb.cli.lab", "lab", "Run a swarm of several nodes on this machine"),
+    },
+}
+
+
+@click.group(cls=Program, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-H", "--host", default="", metavar="ADDRESS", help="Docker daemon to talk to (DOCKER_HOST)")
+@click.option("-c", "--context", default="", metavar="NAME", help="docker context to use (DOCKER_CONTEXT)")
+@click.version_option(__version__, "-v", "--version", message="meshlb version %(version)s")
+@click.pass_context
+def main(ctx: click.Context, host: str, context: str) -> None:
+    """The routing mesh and load balancer for Docker Swarm.
+
+    It works on the swarm that you have, or begins one: what `meshlb` does, `docker` shows, and the other way
+    round. The agent, `meshlb-agent`, runs on every node and serves the published ports.
+
+    \b
+    A first walk:
+      meshlb init                      on the first node; it prints the line for the others
+      meshlb join --token … HOST:2377  on each other node
+      meshlb service create --name whoami -p 80:8000 IMAGE
+      meshlb service scale whoami=5
+    """
+    ctx.obj = Connection(host, context)

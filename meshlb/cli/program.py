@@ -1,0 +1,110 @@
+"""How the command behaves as a whole: verbs that load late, errors as one sentence, docker's exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshlb.errors import MeshError
+
+if TYPE_CHECKING:
+    from meshlb.cluster.client import APIClient
+
+FAILED = 1
+BAD_FLAG = 125  # docker's exit code for a flag that it does not know or cannot read
+INTERRUPTED = 130
+
+Verbs = Mapping[str, Mapping[str, tuple[str, str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Which engine to talk to; empty leaves it to the environment and docker's context."""
+
+    host: str = ""
+    context: str = ""
+
+    def open(self) -> APIClient:
+        """A client of the engine; EngineError when it cannot be reached."""
+        from meshlb.cluster.client import connect  # noqa: PLC0415  the SDK takes longer to load than --help
+
+        return connect(self.host, self.context)
+
+
+class Program(click.Group):
+    """The top group. `verbs` are, by heading and name, the module, its command and one line of help."""
+
+    def __init__(self, *args: Any, verbs: Verbs, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order of the help."""
+        return [name for group in self._verbs.values() for name in group]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The verb, loaded now."""
+        for group in self._verbs.values():
+            if name in group:
+                module, attribute, _ = group[name]
+                return _load(module, attribute)
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs under their headings, without loading them."""
+        for heading, group in self._verbs.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, line) for name, (_, _, line) in group.items()])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Runs the command and exits. What the user can mend is one sentence on stderr."""
+        try:
+            status = super().main(args, "meshlb", complete_var, standalone_mode=False, **extra)
+        except click.UsageError as error:
+            status = _misused(error)
+        except click.ClickException as error:
+            status = _failed(error.format_message())
+        except MeshError as error:
+            status = _failed(str(error))
+        except (click.Abort, KeyboardInterrupt):
+            click.echo(err=True)
+            status = INTERRUPTED
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _load(module: str, attribute: str) -> click.Command:
+    try:
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"this installation lacks {error.name}: install meshlb again") from error
+    return command
+
+
+def _failed(message: str) -> int:
+    click.echo(f"meshlb: {message}", err=True)
+    return FAILED
+
+
+def _misused(error: click.UsageError) -> int:
+    message = error.format_message().rstrip(".")
+    click.echo(f"meshlb: {message[:1].lower()}{message[1:]}", err=True)
+    if error.ctx:
+        click.echo(f"\n{error.ctx.get_usage()}", err=True)
+        click.echo(f"\nRun '{error.ctx.command_path} --help' for more information", err=True)
+    about_flag = isinstance(error, click.BadOptionUsage | click.NoSuchOption) or (
+        isinstance(error, click.BadParameter) and isinstance(error.param, click.Option)
+    )
+    return BAD_FLAG if about_flag else FAILED

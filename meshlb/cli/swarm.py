@@ -1,0 +1,192 @@
+"""`meshlb init`, `join`, `leave`, `join-token`, `info`: the node's place in the swarm."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from meshlb.cli.humanize import size
+from meshlb.cli.program import INTERRUPTED, Connection
+from meshlb.cluster import info as node_info
+from meshlb.cluster import swarm
+
+ADVERTISE = "Address (or interface) at which other nodes reach this one: ADDRESS|INTERFACE[:PORT]"
+LISTEN = "Address on which a manager listens for other nodes: ADDRESS|INTERFACE[:PORT]"
+DATA_PATH = "Address (or interface) for the containers' traffic between nodes"
+
+
+@click.command()
+@click.option("--advertise-addr", default="", metavar="ADDRESS", help=ADVERTISE)
+@click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="ADDRESS", help=LISTEN)
+@click.option("--data-path-addr", default="", metavar="ADDRESS", help=DATA_PATH)
+@click.option(
+    "--data-path-port",
+    type=click.IntRange(1024, 49151),
+    metavar="PORT",
+    help="UDP port of the containers' traffic between nodes [default: 4789]",
+)
+@click.option(
+    "--default-addr-pool", multiple=True, metavar="SUBNET", help="Where new networks lie: 10.20.0.0/16"
+)
+@click.option("--default-addr-pool-mask-length", type=click.IntRange(1, 29), default=24, show_default=True)
+@click.option("--autolock", is_flag=True, help="Managers need a key to start again")
+@click.option("--force-new-cluster", is_flag=True, help="Begin anew from this manager's state")
+@click.pass_obj
+def init(connection: Connection, /, **options: Any) -> None:
+    """Begin a swarm, with this node as its first manager."""
+    made = swarm.init(connection.open(), swarm.InitOptions(**options))
+    click.echo(f"Swarm initialized: current node ({made.node_id}) is now a manager.\n")
+    _show_join("worker", made.worker)
+    click.echo("To add a manager to this swarm, run 'meshlb join-token manager' and follow the instructions.")
+    if made.unlock_key:
+        _show_key(made.unlock_key)
+
+
+def _show_join(role: str, invitation: swarm.Invitation) -> None:
+    click.echo(f"To add a {role} to this swarm, run the following command:\n")
+    click.echo(f"    meshlb join --token {invitation.token} {invitation.address}\n")
+
+
+def _show_key(key: str) -> None:
+    click.echo(
+        "\nTo unlock a swarm manager after it restarts, run the `docker swarm unlock`\n"
+        f"command and provide the following key:\n\n    {key}\n\n"
+        "Remember to store this key in a password manager, since without it you\n"
+        "will not be able to restart the manager."
+    )
+
+
+@click.command(options_metavar="[OPTIONS]")
+@click.option("--token", required=True, help="Token that lets this node in: `meshlb join-token` prints it")
+@click.option("--advertise-addr", default="", metavar="ADDRESS", help=ADVERTISE)
+@click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="ADDRESS", help=LISTEN)
+@click.option("--data-path-addr", default="", metavar="ADDRESS", help=DATA_PATH)
+@click.option(
+    "--availability",
+    type=click.Choice(["active", "pause", "drain"]),
+    default="active",
+    show_default=True,
+    help="Whether the node takes tasks",
+)
+@click.argument("manager", metavar="HOST:PORT")
+@click.pass_context
+def join(ctx: click.Context, /, **options: Any) -> None:
+    """Join this node to a swarm, as a worker or a manager."""
+    connection: Connection = ctx.obj
+    try:
+        role = swarm.join(connection.open(), swarm.JoinOptions(**options))
+    except KeyboardInterrupt:
+        click.echo(
+            "\nmeshlb: interrupted; the engine may go on joining in the background: "
+            "`meshlb info` shows its state, `meshlb leave --force` ends it",
+            err=True,
+        )
+        ctx.exit(INTERRUPTED)
+    click.echo(f"This node joined a swarm as a {role}.")
+
+
+@click.command()
+@click.option("-f", "--force", is_flag=True, help="Also when this node is a manager")
+@click.pass_obj
+def leave(connection: Connection, force: bool) -> None:
+    """Leave the swarm. The tasks of this node move to others."""
+    swarm.leave(connection.open(), force)
+    click.echo("Node left the swarm.")
+
+
+@click.command("join-token")
+@click.option("--rotate", is_flag=True, help="Make the old token void and show a new one")
+@click.option("-q", "--quiet", is_flag=True, help="Only show the token")
+@click.argument("role", metavar="(worker|manager)")
+@click.pass_obj
+def join_token(connection: Connection, role: str, rotate: bool, quiet: bool) -> None:
+    """Show the command with which another node joins, as a worker or a manager."""
+    engine = connection.open()
+    if rotate:
+        swarm.rotate(engine, role)
+    invitation = swarm.invitation(engine, role)
+    if quiet:
+        click.echo(invitation.token)
+        return
+    if rotate:
+        click.echo(f"Successfully rotated {role} join token.\n")
+    _show_join(role, invitation)
+
+
+@click.command()
+@click.option("--format", "format_", type=click.Choice(["json"]), help="Print JSON")
+@click.pass_obj
+def info(connection: Connection, format_: str | None) -> None:
+    """Show what this node is, and what it knows of its swarm."""
+    found = node_info.info(connection.open())
+    if format_:
+        click.echo(json.dumps(as_json(found), ensure_ascii=False))
+    else:
+        click.echo("\n".join(as_lines(found)))
+
+
+def as_json(found: node_info.Info) -> dict[str, Any]:
+    """The node in docker's own names; what a worker cannot know is null."""
+    member = found.swarm
+    return {
+        "Swarm": {
+            "LocalNodeState": member.state,
+            "Error": member.error,
+            "NodeID": member.node_id,
+            "IsManager": member.manager,
+            "ClusterID": member.cluster_id,
+            "Managers": member.managers,
+            "Nodes": member.nodes,
+            "CACertHash": member.ca_cert_hash or None,
+            "NodeAddr": member.node_address,
+            "ManagerAddresses": list(member.manager_addresses),
+        },
+        "ServerVersion": found.server_version,
+        "KernelVersion": found.kernel,
+        "OperatingSystem": found.operating_system,
+        "OSType": found.os_type,
+        "Architecture": found.architecture,
+        "NCPU": found.cpus,
+        "MemTotal": found.memory,
+        "Name": found.name,
+        "DockerRootDir": found.root_dir,
+    }
+
+
+def as_lines(found: node_info.Info) -> list[str]:
+    """The node as docker's `info` would say it."""
+    return [
+        f"Server Version: {found.server_version}",
+        *_member_lines(found.swarm),
+        f"Kernel Version: {found.kernel}",
+        f"Operating System: {found.operating_system}",
+        f"OSType: {found.os_type}",
+        f"Architecture: {found.architecture}",
+        f"CPUs: {found.cpus}",
+        f"Total Memory: {size(found.memory)}",
+        f"Name: {found.name}",
+        f"Docker Root Dir: {found.root_dir}",
+    ]
+
+
+def _member_lines(member: node_info.Membership) -> list[str]:
+    lines = [f"Swarm: {member.state}"]
+    if member.error:
+        lines.append(f" Error: {member.error}")
+    if member.state == "inactive":
+        return lines
+    known = {
+        "NodeID": member.node_id,
+        "IsManager": str(member.manager).lower(),
+        "ClusterID": member.cluster_id,
+        "Managers": member.managers,
+        "Nodes": member.nodes,
+        "CACertHash": member.ca_cert_hash,
+        "Node Address": member.node_address,
+    }
+    lines += [f" {title}: {value}" for title, value in known.items() if value not in (None, "")]
+    if member.manager_addresses:
+        lines += [" Manager Addresses:", *(f"  {address}" for address in member.manager_addresses)]
+    return lines
