@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import click
 
@@ -33,8 +33,13 @@ class Source(Protocol):
     def status(self) -> SourceStatus:
         """What the source says of itself."""
 
+
+@runtime_checkable
+class Reloadable(Protocol):
+    """A source that can be told to look again."""
+
     async def reload(self) -> None:
-        """Look again at everything, now."""
+        """Look at everything anew; returns when that is done."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +70,8 @@ def _check(config: Config) -> int:
     for problem in table.problems:
         click.echo(f"meshlb-agent: {config.config}: {problem}", err=True)
     if not table.problems:
-        click.echo(f"{config.config}: ok, {len(table.entries)} ports")
+        count = len(table.entries)
+        click.echo(f"{config.config}: ok, {count} port{'' if count == 1 else 's'}")
     return 1 if table.problems else 0
 
 
@@ -164,7 +170,8 @@ async def _reload(source: Source, asked: asyncio.Event) -> None:
         asked.clear()
         process.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            await source.reload()
+            if isinstance(source, Reloadable):
+                await source.reload()
         except MeshError as error:
             log.error("reload: %s", error)
         except Exception:

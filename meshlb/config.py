@@ -59,6 +59,12 @@ def _http(_context: click.Context, _parameter: click.Parameter, value: str) -> s
     return value
 
 
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if value != value:  # noqa: PLR0124  # the range lets nan through
+        raise click.BadParameter("nan is not a number of seconds")
+    return value
+
+
 def _option(name: str, **details: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     variable = "MESHLB_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=variable, show_envvar=True, **details)
@@ -100,6 +106,7 @@ _OPTIONS = (
         metavar="SECONDS",
         type=click.FloatRange(0, 86400),
         default=_DEFAULTS.drain,
+        callback=_seconds,
         show_default=True,
         help="How long established connections may go on after SIGTERM. A second SIGTERM ends at once.",
     ),

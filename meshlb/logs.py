@@ -57,7 +57,9 @@ class TextFormatter(logging.Formatter):
         message = printable(record.getMessage())
         said = set(_WORDS.split(message))  # what the message says already is noise
         details = "".join(
-            f" {key}={_quoted(value)}" for key, value in _fields(record).items() if str(value) not in said
+            f" {printable(key)}={_quoted(value)}"
+            for key, value in _fields(record).items()
+            if str(value) not in said
         )
         line = f"{_timestamp(record)} {record.levelname:<7} {message}{details}"
         return "\n    ".join([line, *map(printable, _traceback(self, record).splitlines())])
