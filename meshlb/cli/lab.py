@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -70,7 +70,11 @@ def _print_status(nodes: Sequence[NodeStatus]) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, node: str, command: tuple[str, ...]) -> None:
     """Run a command in a node, as on a machine of its own."""
-    sys.exit(_run_inside(Lab.find(name).node(node), command))
+    # click keeps a "--" that follows an argument.
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise click.UsageError("which command? For example: meshlb lab exec node1 -- docker ps")
+    sys.exit(_run_inside(Lab.find(name).node(node), words))
 
 
 def _run_inside(node: Node, command: Sequence[str]) -> int:
@@ -95,7 +99,7 @@ def _default_signals() -> None:
 
 def _directory() -> str:
     try:
-        return os.getcwd()
+        return str(Path.cwd())
     except FileNotFoundError:
         return "/"
 

@@ -188,7 +188,7 @@ class Lab:
 
     def _build_switch(self) -> None:
         with (HOME / self.name / "switch.log").open("ab") as log:
-            birth = Birth(self.name, SWITCH, SWITCH_SCRIPT, log)
+            birth = Birth(self.name, SWITCH, ["-c", SWITCH_SCRIPT], log)
         self._births[SWITCH] = birth.process
         birth.wait_ready()
         network.remove_host_link(self.name)
@@ -205,7 +205,7 @@ class Lab:
             birth.wait_ready()
             network.plug(switch, birth.init, self.subnet, node.address)
             birth.go()
-        for node, birth in started:
+        for node, _ in started:
             node.wait_engine()
 
     def _mend_links(self) -> None:

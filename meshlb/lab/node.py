@@ -20,8 +20,9 @@ GAVE_UP = "meshlb-lab: dockerd ended"
 
 # Runs as process 1 of the node. What it mounts is seen by nobody else. $PRIVATE keeps what a machine has of
 # its own in /etc. It starts dockerd again whenever it ends, as systemd does, and reaps orphans.
-_SCRIPT = """
+_SCRIPT = """\
 set -e
+PRIVATE=$1 NODE=$4
 mkdir -p "$PRIVATE/docker" "$PRIVATE/cgroup"
 # sysfs shows the interfaces of the namespace it was mounted in, and a fresh one has no cgroups below.
 mount --rbind /sys/fs/cgroup "$PRIVATE/cgroup"
@@ -29,8 +30,10 @@ mount -t sysfs sysfs /sys
 mount --rbind "$PRIVATE/cgroup" /sys/fs/cgroup
 umount -l "$PRIVATE/cgroup"
 # What this machine had mounted below /run would be kept alive by our copy of it.
-while read -r _ where _; do
+while read -r _ where type _; do
   case "$where" in /run/*) umount -l "$where" || true ;; esac
+  # Out of the caller's session and its limits: as on a machine that has just booted.
+  case "$type" in cgroup|cgroup2) echo 0 > "$where/cgroup.procs" || true ;; esac
 done < /proc/self/mounts
 resolv=$(readlink -f /etc/resolv.conf || true)
 mount -t tmpfs -o mode=755,size=256m tmpfs /run
@@ -58,7 +61,8 @@ while :; do
 done
 """
 
-SWITCH_SCRIPT = """
+# The same for the switch, which has no private files.
+SWITCH_SCRIPT = """\
 set -e
 mount -t tmpfs tmpfs /run
 ip link set lo up
@@ -134,15 +138,15 @@ class Node:
         command: Sequence[str],
         *,
         check: bool = True,
-        input: str | None = None,
+        stdin: str | None = None,
         timeout: float = 60.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; LabError with what it printed when it fails or takes too long."""
         pipe = subprocess.PIPE
-        stdin = subprocess.DEVNULL if input is None else pipe
-        with self.popen(command, stdin=stdin, stdout=pipe, stderr=pipe) as child:
+        source = subprocess.DEVNULL if stdin is None else pipe
+        with self.popen(command, stdin=source, stdout=pipe, stderr=pipe) as child:
             try:
-                out, err = child.communicate(input, timeout)
+                out, err = child.communicate(stdin, timeout)
             except subprocess.TimeoutExpired:
                 child.kill()
                 raise LabError(f"{self.name}: {shlex.join(command)}: no end after {timeout:g} s") from None
@@ -163,12 +167,10 @@ class Node:
         (private / "resolv.conf").write_text(f"nameserver {self.address}\n")
         (private / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{self.plan.hosts}")
         (private / "hostname").write_text(f"{self.name}\n")
+        script = private / "init.sh"
+        script.write_text(_SCRIPT.format(gave_up=GAVE_UP, dockerd=shlex.join(self._dockerd())))
         with self.log.open("ab") as log:
-            return Birth(self.lab, self.name, self._script(private), log)
-
-    def _script(self, private: Path) -> str:
-        settings = f"NODE={shlex.quote(self.name)}\nPRIVATE={shlex.quote(str(private))}\n"
-        return settings + _SCRIPT.format(gave_up=GAVE_UP, dockerd=shlex.join(self._dockerd()))
+            return Birth(self.lab, self.name, [str(script), str(private)], log)
 
     def _dockerd(self) -> list[str]:
         options = {

@@ -74,15 +74,16 @@ def _read_init(pid: int) -> Init | None:
 class Birth:
     """A new node between its first step and the moment it may start its engine.
 
+    `script` is what `sh` runs, with its first arguments; the mark, the lab and the node follow.
     The process prints `ready` when its own set-up is done, then waits for a line. If we die meanwhile, it
     reads the end of the pipe instead, and ends: nothing half-made stays.
     """
 
-    def __init__(self, lab: str, node: str, script: str, log: IO[bytes]) -> None:
+    def __init__(self, lab: str, node: str, script: Sequence[str], log: IO[bytes]) -> None:
         self._log = Path(log.name)
         with children_in_new_pid_namespace():
             self.process = subprocess.Popen(
-                [*_UNSHARE, "sh", "-c", script, MARK, lab, node],
+                [*_UNSHARE, "sh", *script, MARK, lab, node],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
