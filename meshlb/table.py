@@ -38,6 +38,7 @@ class Table:
 
     entries: tuple[Entry, ...] = ()
     namespace: str = ""
+    namespace_id: int = 0  # changes when the file at `namespace` is replaced
     problems: tuple[str, ...] = ()
 
 
@@ -46,6 +47,7 @@ def build(snapshot: Snapshot) -> Table:
     entries: dict[tuple[int, str], Entry] = {}
     problems = list(snapshot.problems)
     for service in sorted(snapshot.services, key=lambda service: (service.name, service.id)):
+        problems += _stray_labels(service)
         for entry, complaints in _entries(service):
             problems += complaints
             key = (entry.port.published, entry.port.protocol)
@@ -56,7 +58,7 @@ def build(snapshot: Snapshot) -> Table:
                     f"{holder.service}; publish another port"
                 )
     ordered = tuple(entries[key] for key in sorted(entries))
-    return Table(ordered, snapshot.namespace, tuple(dict.fromkeys(problems)))
+    return Table(ordered, snapshot.namespace, snapshot.namespace_id, tuple(dict.fromkeys(problems)))
 
 
 def _entries(service: Service) -> Iterator[tuple[Entry, tuple[str, ...]]]:
@@ -76,20 +78,27 @@ def _entries(service: Service) -> Iterator[tuple[Entry, tuple[str, ...]]]:
 
 
 def _policy(service: Service, port: Port) -> tuple[Policy, tuple[str, ...]]:
-    of_all, of_this = [], []
-    this_port = f"port.{port.published}."
-    for label, text in service.labels:
-        if not label.startswith(LABEL_PREFIX):
-            continue
-        key = label.removeprefix(LABEL_PREFIX)
-        if key.startswith(this_port):
-            of_this.append((key.removeprefix(this_port), text))
-        elif not key.startswith("port."):
-            of_all.append((key, text))
-    where = f"service {service.name}: label {LABEL_PREFIX}"
+    """The labels for all ports of the service, then those for this one."""
+    where, this_port = f"service {service.name}: label {LABEL_PREFIX}", f"port.{port.published}."
+    settings = [
+        (label.removeprefix(LABEL_PREFIX), text)
+        for label, text in service.labels
+        if label.startswith(LABEL_PREFIX)
+    ]
+    of_all = [pair for pair in settings if not pair[0].startswith("port.")]
+    of_this = [(key.removeprefix(this_port), text) for key, text in settings if key.startswith(this_port)]
     policy, general = from_settings(of_all, where)
     policy, special = from_settings(of_this, where + this_port, policy)
     return policy, general + special
+
+
+def _stray_labels(service: Service) -> Iterator[str]:
+    """Sentences about labels for ports that the service does not publish."""
+    published = {str(port.published) for port in service.ports}
+    for label, _ in service.labels:
+        number = label.removeprefix(f"{LABEL_PREFIX}port.").partition(".")[0]
+        if label.startswith(f"{LABEL_PREFIX}port.") and number not in published:
+            yield f"service {service.name}: label {label}: the service does not publish port {number}"
 
 
 def _backend(task: Task, port: Port) -> Backend:

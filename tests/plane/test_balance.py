@@ -114,7 +114,7 @@ def test_the_last_backend_is_given_time(mesh: Mesh, server: MakeServer) -> None:
 @pytest.mark.parametrize("say", [b"", b"hello"])
 def test_no_backend_answers(mesh: Mesh, say: bytes) -> None:
     mesh.serve(backend(free_port()), backend(free_port()))
-    with mesh.connect() as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), mesh.connect() as client:
         client.sendall(say)
         client.recv(1)
     assert mesh.counters().failed == 1
@@ -122,7 +122,7 @@ def test_no_backend_answers(mesh: Mesh, say: bytes) -> None:
 
 def test_no_backend_at_all(mesh: Mesh) -> None:
     mesh.serve()
-    with mesh.connect() as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), mesh.connect() as client:
         client.recv(1)
     assert mesh.counters().failed == 1
 

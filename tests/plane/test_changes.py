@@ -17,7 +17,8 @@ from waiting import eventually
 from meshlb.listen import Listeners
 from meshlb.model import Port, PortState
 from meshlb.plane import Plane
-from meshlb.table import Table
+from meshlb.policy import Policy
+from meshlb.table import Entry, Table
 from meshlb.takeover import Takeover
 
 MakeServer = Callable[..., Server]
@@ -157,9 +158,6 @@ def test_stopping_resets_what_is_open(server: MakeServer) -> None:
     plane = Plane(2, listeners=Listeners(Takeover("never")))
     plane.start()
     port = Port(free_port(), 80)
-    from meshlb.policy import Policy
-    from meshlb.table import Entry
-
     plane.apply(Table((Entry(port, "web", Policy(), (server(echo).backend,)),)))
     with socket.create_connection(("127.0.0.1", port.published), 10) as client:
         exchange(client, b"hello")

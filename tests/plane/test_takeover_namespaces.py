@@ -467,6 +467,13 @@ def test_without_privilege_the_capability_is_named(network: Network) -> None:
     assert "CAP_NET_ADMIN" in sentence
 
 
+def test_a_low_port_without_privilege_is_explained(network: Network) -> None:
+    prefix = ("setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service")
+    state, sentence = network.agent(prefix=prefix)("open", 80)
+    assert state == "error"
+    assert "CAP_NET_BIND_SERVICE" in sentence
+
+
 def test_ten_thousand_redirects_are_one_transaction(network: Network) -> None:
     agent = network.agent()
     agent("redirect", 10000)

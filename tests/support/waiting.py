@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def eventually(predicate: Callable[[], object], *, timeout: float, what: str) -> None:
-    """Returns as soon as `predicate` holds; AssertionError, naming `what` was awaited, after `timeout` seconds."""
+    """Returns once `predicate` holds; AssertionError, naming `what` is awaited, after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not predicate():
         if time.monotonic() > deadline:

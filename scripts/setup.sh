@@ -1,0 +1,65 @@
+# Sourced by the scripts beside it: gets a machine ready for them. What is there already is not done again.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV=${MESHLB_VENV:-$PWD/.venv}
+export PATH="$VENV/bin:$PATH"
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# command -> Debian package; the lab needs the first lines, the build the others
+lab_packages() {
+    command -v dockerd >/dev/null || echo docker.io
+    command -v docker >/dev/null || { apt-cache show docker-cli >/dev/null 2>&1 && echo docker-cli; }
+    command -v iptables >/dev/null || echo iptables
+    command -v ip >/dev/null || echo iproute2
+    command -v nft >/dev/null || echo nftables
+    command -v curl >/dev/null || echo curl
+    grep -qs 'BusyBox' /bin/busybox && ! ldd /bin/busybox >/dev/null 2>&1 || echo busybox-static
+}
+
+build_packages() {
+    command -v gcc >/dev/null || echo gcc libc6-dev
+    python_is_good python3 || echo python3 python3-venv python3-dev
+}
+
+python_is_good() {
+    "$1" - 2>/dev/null <<'PY'
+import ensurepip, os, sys, sysconfig, venv
+sys.exit(not (sys.version_info >= (3, 11) and os.path.exists(sysconfig.get_path("include") + "/Python.h")))
+PY
+}
+
+# Installs the packages that are missing; refuses, with the line to run, for anyone but root.
+ensure_packages() {
+    local missing
+    missing=$("$@" | tr ' ' '\n' | sort -u | tr '\n' ' ')
+    [ -n "${missing// /}" ] || return 0
+    command -v apt-get >/dev/null || die "install these with your system's package manager: $missing"
+    [ "$(id -u)" = 0 ] || die "run me as root (sudo $0); I would install: $missing"
+    say "installing $missing"
+    apt-get update -qq
+    # A dockerd that the package starts here is not the lab's: keep it from starting where we can.
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+# The virtual environment with meshlb built in place, made again only when what it is made from has changed.
+ensure_venv() {
+    local extras=$1 python=python3 stamp="$VENV/.meshlb-$1" now
+    python_is_good "$python" || python=/usr/bin/python3
+    now=$(cat pyproject.toml setup.py meshlb/_fastpath.pyx meshlb/_linux.pxd | sha256sum)
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$now" ] && "$VENV/bin/python" -c 'import meshlb._fastpath' && return 0
+    say "building meshlb in $VENV"
+    [ -x "$VENV/bin/pip" ] || "$python" -m venv "$VENV"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check --editable ".[$extras]"
+    echo "$now" > "$stamp"
+}
+
+need_root() {
+    [ "$(id -u)" = 0 ] || die "needs root: $1. Run it as: sudo $0"
+}
+
+# Why no Swarm can run on this machine; empty when it can.
+lab_why_not() {
+    "$VENV/bin/python" -c 'from meshlb.lab import why_not; print(why_not())'
+}

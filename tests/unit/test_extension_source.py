@@ -1,0 +1,34 @@
+"""No worker asks for the GIL behind our back: Cython does so silently, and tells nobody."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from Cython.Compiler.Main import compile_single
+from Cython.Compiler.Options import CompilationOptions
+
+SOURCE = Path(__file__).parents[2] / "meshlb" / "_fastpath.pyx"
+HIDDEN = "__Pyx_ErrOccurredWithGIL()"
+
+
+def calls_that_ask_for_the_gil(source: Path, target: Path) -> list[str]:
+    options = CompilationOptions(output_file=str(target), language_level=3)
+    compile_single(str(source), options, None)
+    lines = target.read_text().splitlines()
+    return [line.strip() for line in lines if HIDDEN in line and not re.match(r"\s*#|static|.*\{$", line)]
+
+
+def test_workers_never_ask_for_the_gil(tmp_path: Path) -> None:
+    assert calls_that_ask_for_the_gil(SOURCE, tmp_path / "fastpath.c") == []
+
+
+@pytest.mark.parametrize("signature", ["cdef void step() nogil", "cdef int step() nogil"])
+def test_the_check_sees_what_it_looks_for(tmp_path: Path, signature: str) -> None:
+    source = tmp_path / "hidden.pyx"
+    body = "pass" if "void" in signature else "return -1"
+    source.write_text(
+        f"{signature}:\n    {body}\ncdef void loop() noexcept nogil:\n    step()\ndef run():\n    loop()\n"
+    )
+    assert calls_that_ask_for_the_gil(source, tmp_path / "hidden.c")

@@ -1,0 +1,91 @@
+"""A snapshot becomes a table."""
+
+from __future__ import annotations
+
+from meshlb.model import Port, Protocol, Service, Snapshot, Task
+from meshlb.policy import Policy
+from meshlb.table import Table, build
+
+WEB = Task("t1", "web.1", "10.0.0.5", "192.168.1.2")
+
+
+def service(name: str, *ports: Port, tasks: tuple[Task, ...] = (WEB,), **labels: str) -> Service:
+    pairs = tuple(sorted((key.replace("_", "-"), value) for key, value in labels.items()))
+    return Service(f"id-{name}", name, ports, tasks, pairs)
+
+
+def with_labels(labels: dict[str, str], *ports: Port) -> Table:
+    return build(Snapshot((Service("id", "web", ports or (Port(80, 8000),), (WEB,), tuple(labels.items())),)))
+
+
+def test_every_published_port_has_an_entry_with_the_services_tasks() -> None:
+    table = build(
+        Snapshot((service("web", Port(443, 8443), Port(80, 8000)),), namespace="/ns", namespace_id=7)
+    )
+    assert [(str(entry.port), entry.service) for entry in table.entries] == [
+        ("80/tcp", "web"),
+        ("443/tcp", "web"),
+    ]
+    assert [entry.backends[0].port for entry in table.entries] == [8000, 8443]
+    assert table.entries[0].backends[0].node == "192.168.1.2"
+    assert (table.namespace, table.problems) == ("/ns", ())
+
+
+def test_a_tasks_own_port_wins() -> None:
+    table = build(Snapshot((service("web", Port(80, 8000), tasks=(Task("t", "n", "::1", port=9),)),)))
+    assert table.entries[0].backends[0].port == 9
+
+
+def test_one_port_number_in_two_protocols_is_two_entries() -> None:
+    table = build(Snapshot((service("dns", Port(53, 53), Port(53, 53, Protocol.UDP)),)))
+    assert [str(entry.port) for entry in table.entries] == ["53/tcp", "53/udp"]
+
+
+def test_two_services_that_claim_one_port_are_reported_and_the_first_keeps_it() -> None:
+    table = build(Snapshot((service("beta", Port(80, 1)), service("alpha", Port(80, 2)))))
+    assert [entry.service for entry in table.entries] == ["alpha"]
+    assert table.problems == (
+        "service beta: port 80/tcp is already published by service alpha; publish another port",
+    )
+
+
+def test_a_task_without_an_address_is_left_out_and_reported_once() -> None:
+    lost = Task("t2", "web.2", "")
+    table = build(Snapshot((service("web", Port(80, 1), Port(81, 1), tasks=(WEB, lost)),)))
+    assert [len(entry.backends) for entry in table.entries] == [1, 1]
+    assert table.problems == ('service web: task web.2 has no usable address (""); left out',)
+
+
+def test_labels_set_the_policy_of_all_ports_and_of_one() -> None:
+    table = with_labels(
+        {"meshlb.connect-timeout": "1s", "meshlb.port.443.connect-timeout": "2s", "com.example": "x"},
+        Port(80, 8000),
+        Port(443, 8443),
+    )
+    assert [entry.policy.connect_timeout for entry in table.entries] == [1.0, 2.0]
+    assert table.problems == ()
+
+
+def test_bad_labels_are_reported_and_leave_the_default() -> None:
+    table = with_labels(
+        {"meshlb.balance": "leastcon", "meshlb.blance": "x", "meshlb.port.80.connect-timeout": "9"}
+    )
+    assert table.entries[0].policy == Policy()
+    assert table.problems == (
+        'service web: label meshlb.balance: "leastcon" is not one of roundrobin',
+        "service web: label meshlb.blance: unknown key; known are balance, connect-timeout",
+        'service web: label meshlb.port.80.connect-timeout: "9" is not a duration from 10ms to 60s',
+    )
+
+
+def test_a_label_for_a_port_that_is_not_published_is_reported() -> None:
+    table = with_labels({"meshlb.port.8080.balance": "roundrobin"})
+    assert table.problems == (
+        "service web: label meshlb.port.8080.balance: the service does not publish port 8080",
+    )
+
+
+def test_equal_snapshots_make_equal_tables() -> None:
+    one = Snapshot((service("b", Port(2, 2)), service("a", Port(1, 1))))
+    other = Snapshot((service("a", Port(1, 1)), service("b", Port(2, 2))))
+    assert build(one) == build(other)
