@@ -79,7 +79,7 @@ class Takeover:
         self._child: NftChild | None = None
         self._in_force: dict[PublishedPort, int] = {}
         self._started = float("-inf")
-        self._delay = SHORTEST_DELAY
+        self._delay = 0.0
 
     @property
     def redirects(self) -> Redirects:
@@ -102,7 +102,7 @@ class Takeover:
     def close(self) -> None:
         """Take the table away. Redirected connections still open may end with it: drain them first."""
         self._drop()
-        self._started = float("-inf")
+        self._delay = 0.0
         self.problem = ""
 
     def _begin(self, redirects: Redirects) -> None:
@@ -141,14 +141,15 @@ class Takeover:
         now = self._clock()
         if now < self._started + self._delay:
             return False
-        steady = now >= self._started + LONGEST_DELAY
-        self._delay = SHORTEST_DELAY if steady else min(self._delay * 2, LONGEST_DELAY)
+        self._delay = min(max(self._delay * 2, SHORTEST_DELAY), LONGEST_DELAY)
         self._started = now
         return True
 
     def _lose(self, problem: str) -> None:
         if problem != self.problem:
             LOG.warning("%s", problem)
+        if self._clock() >= self._started + LONGEST_DELAY:
+            self._delay = 0.0  # it was in force for long: no reason to wait
         self.problem = problem
         self._drop()
 

@@ -1,0 +1,221 @@
+"""Which way a published port is served: bound, redirected, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from meshlb.errors import PortError
+from meshlb.holder import Holder
+from meshlb.listen import Listeners, Opening
+from meshlb.model import Port, PortState, Protocol
+from meshlb.nft import PublishedPort, Redirects
+from meshlb.takeover import Takeover
+
+DOCKERD = Holder(7, "dockerd")
+NGINX = Holder(8, "nginx")
+PROXY = Holder(9, "docker-proxy", ("docker-proxy", "-host-port", "80", "-container-ip", "172.18.0.2"))
+
+
+class FakeTakeover(Takeover):
+    """Remembers redirects instead of telling the kernel. `docker` is what Docker leads away."""
+
+    def __init__(self, mode: str = "auto", *docker: int) -> None:
+        super().__init__(mode)
+        self.docker = {(number, Protocol.TCP) for number in docker}
+        self.broken = ""
+        self.readings = 0
+        self.closed = False
+
+    def docker_publishes(self) -> frozenset[PublishedPort]:
+        self.readings += 1
+        return frozenset(self.docker)
+
+    def set(self, redirects: Redirects) -> None:
+        self.problem = self.broken if redirects else ""
+        self._in_force = {} if self.broken else dict(redirects)
+
+    def close(self) -> None:
+        self.closed = True
+        self._in_force = {}
+
+
+@pytest.fixture
+def held() -> Iterator[Port]:
+    """A port that someone listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield Port(sock.getsockname()[1], 8000)
+
+
+@pytest.fixture
+def free() -> Port:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return Port(sock.getsockname()[1], 8000)
+
+
+Open = Callable[[Listeners, Port], Opening]
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    with contextlib.ExitStack() as stack:
+
+        def run(listeners: Listeners, port: Port) -> Opening:
+            opening = listeners.open(port, 2)
+            for each in opening.sockets:
+                stack.enter_context(each)
+            return opening
+
+        yield run
+
+
+def listeners_of(takeover: Takeover, holder: Holder | None = None, *sandbox: str) -> Listeners:
+    return Listeners(takeover, holder=lambda _: holder, sandbox=lambda: frozenset(sandbox))
+
+
+def own(opening: Opening) -> int:
+    return int(opening.sockets[0].getsockname()[1])
+
+
+def redirects(takeover: Takeover) -> dict[int, int]:
+    return {published: number for (published, _), number in takeover.redirects.items()}
+
+
+@pytest.mark.parametrize("holder", [DOCKERD, PROXY])
+def test_what_docker_holds_is_redirected(held: Port, opened: Open, holder: Holder) -> None:
+    takeover = FakeTakeover()
+    opening = opened(listeners_of(takeover, holder, "172.18.0.2"), held)
+    assert opening.state is PortState.REDIRECTED
+    assert str(holder) in opening.reason
+    assert own(opening) != held.published
+    assert redirects(takeover) == {held.published: own(opening)}
+
+
+def test_what_docker_leads_away_is_redirected_whoever_holds_it(held: Port, opened: Open) -> None:
+    takeover = FakeTakeover("auto", held.published)
+    assert opened(listeners_of(takeover, NGINX), held).state is PortState.REDIRECTED
+
+
+def test_a_free_port_that_docker_leads_away_is_led_back(free: Port, opened: Open) -> None:
+    takeover = FakeTakeover("auto", free.published)
+    opening = opened(listeners_of(takeover), free)
+    assert opening.state is PortState.REDIRECTED
+    assert redirects(takeover) == {free.published: free.published}
+    assert own(opening) == free.published
+
+
+def test_always_redirects_free_ports_too(free: Port, opened: Open) -> None:
+    takeover = FakeTakeover("always")
+    opening = opened(listeners_of(takeover), free)
+    assert opening.state is PortState.REDIRECTED
+    assert redirects(takeover) == {free.published: own(opening)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "holder", "says"),
+    [
+        ("auto", NGINX, "held by nginx (process 8): stop it"),
+        ("never", NGINX, "held by nginx (process 8): stop it"),
+        ("auto", None, "a process that cannot be seen from here"),
+        ("auto", Holder(os.getpid(), "python3"), "by meshlb itself"),
+        ("never", DOCKERD, "--takeover auto"),
+        ("auto", PROXY, "for the container at 172.18.0.2"),
+    ],
+)
+def test_what_others_hold_is_not_taken(held: Port, mode: str, holder: Holder | None, says: str) -> None:
+    takeover = FakeTakeover(mode)
+    listeners = listeners_of(takeover, holder, "172.18.0.9")
+    with pytest.raises(PortError) as caught:
+        listeners.open(held, 2)
+    assert says in str(caught.value)
+    assert redirects(takeover) == {}
+    assert listeners.recheck() == {}
+
+
+def test_a_proxys_container_is_swarms_where_the_sandbox_cannot_be_seen(held: Port, opened: Open) -> None:
+    assert opened(listeners_of(FakeTakeover(), PROXY), held).state is PortState.REDIRECTED
+
+
+def test_never_refuses_a_free_port_that_docker_leads_away(free: Port) -> None:
+    takeover = FakeTakeover("never", free.published)
+    with pytest.raises(PortError, match="--takeover auto"):
+        listeners_of(takeover).open(free, 2)
+    with socket.create_server(("", free.published)):
+        pass  # nothing of ours was left on it
+
+
+def test_a_redirect_that_fails_fails_the_port(held: Port) -> None:
+    takeover = FakeTakeover()
+    takeover.broken = "nft is not installed: apt-get install nftables"
+    listeners = listeners_of(takeover, DOCKERD)
+    with pytest.raises(PortError, match="apt-get install nftables"):
+        listeners.open(held, 2)
+    assert listeners.recheck() == {}
+
+
+def test_udp_is_said_not_to_be_served(free: Port) -> None:
+    with pytest.raises(PortError, match="TCP only"):
+        listeners_of(FakeTakeover()).open(Port(free.published, 53, Protocol.UDP), 1)
+
+
+def test_recheck_follows_dockers_rules(free: Port, opened: Open) -> None:
+    takeover = FakeTakeover()
+    listeners = listeners_of(takeover)
+    opened(listeners, free)
+    takeover.docker = {(free.published, Protocol.TCP)}
+    assert listeners.recheck() == {free: PortState.REDIRECTED}
+    assert redirects(takeover) == {free.published: free.published}
+    assert "DOCKER-INGRESS" in listeners.reason(free)
+    takeover.docker = set()
+    assert listeners.recheck() == {free: PortState.SERVING}
+    assert redirects(takeover) == {}
+    assert listeners.reason(free) == ""
+
+
+def test_recheck_says_when_a_redirect_is_lost(held: Port, opened: Open) -> None:
+    takeover = FakeTakeover()
+    listeners = listeners_of(takeover, DOCKERD)
+    opened(listeners, held)
+    takeover.broken = "the child ended"
+    assert listeners.recheck() == {held: PortState.FAILED}
+    assert "the child ended" in listeners.reason(held)
+    takeover.broken = ""
+    assert listeners.recheck() == {held: PortState.REDIRECTED}
+
+
+def test_recheck_reads_dockers_rules_once(opened: Open) -> None:
+    takeover = FakeTakeover("always")
+    listeners = listeners_of(takeover)
+    for number in range(20000, 20010):
+        opened(listeners, Port(number, 8000))
+    takeover.readings = 0
+    assert len(listeners.recheck()) == 10
+    assert takeover.readings == 1
+
+
+def test_close_drops_one_redirect_and_keeps_the_rest(opened: Open) -> None:
+    takeover = FakeTakeover("always")
+    listeners = listeners_of(takeover)
+    ports = [Port(20000, 8000), Port(20001, 8000)]
+    for port in ports:
+        opened(listeners, port)
+    listeners.close(ports[0])
+    assert set(redirects(takeover)) == {20001}
+    assert set(listeners.recheck()) == {ports[1]}
+    listeners.close(ports[0])  # a second time is no fault
+    listeners.shutdown()
+    assert takeover.closed
+    assert listeners.recheck() == {}
+
+
+def test_a_port_that_we_listen_on_for_another_is_redirected(opened: Open) -> None:
+    takeover = FakeTakeover("auto", 20000)
+    listeners = listeners_of(takeover)
+    with socket.create_server(("", 20000)):
+        first = opened(listeners, Port(20000, 8000))
+        second = opened(listeners, Port(own(first), 8000))
+    assert redirects(takeover) == {20000: own(first), own(first): own(second)}
