@@ -1,10 +1,19 @@
-"""The lab's own image, made without a registry: `meshlb/whoami`, busybox with a web and an echo server."""
+"""The lab's own image, made without a registry: `meshlb/whoami`, busybox with a web and an echo server.
+
+Port 8000 answers HTTP; the first line is the container's host name. Port 9000 (TCP) sends back what it is
+sent. Environment: PORT, ECHO_PORT, START_DELAY (seconds until it listens), STOP_DELAY (seconds that it serves
+on after SIGTERM), NODE and TASK (said in the answer). The server is whoami.c where a C compiler is at hand;
+elsewhere busybox's httpd and nc, which are enough to look at but queue few connections.
+"""
 
 from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 import tarfile
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from meshlb.errors import LabError
@@ -15,9 +24,11 @@ TAG = "latest"
 IMAGE = f"{REPOSITORY}:{TAG}"
 APPLETS = ("sh", "cat", "sleep", "httpd", "nc", "wget", "ip", "ps", "kill", "hostname", "env", "ls", "mkdir")
 
+SOURCE = Path(__file__).with_name("whoami.c")
+
 WHOAMI = """\
 #!/bin/sh
-# Answers on port 8000 (HTTP) with the container's host name, on port 9000 (TCP) with what it is sent.
+if [ -x /bin/server ]; then exec server; fi
 mkdir -p /www
 {
   hostname
@@ -48,6 +59,17 @@ def busybox() -> Path:
     return path
 
 
+def server() -> bytes:
+    """whoami.c, compiled; empty where that cannot be done, and busybox must do."""
+    with tempfile.TemporaryDirectory() as scratch:
+        binary = Path(scratch) / "server"
+        command = ["cc", "-static", "-Os", "-s", "-o", str(binary), str(SOURCE)]
+        with suppress(OSError):  # no compiler
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                return binary.read_bytes()
+    return b""
+
+
 def archive() -> bytes:
     """The image's root file system, as a tar."""
     buffer = io.BytesIO()
@@ -56,6 +78,8 @@ def archive() -> bytes:
             _add(tar, directory, kind=tarfile.DIRTYPE, mode=0o1777 if directory == "tmp" else 0o755)
         _add(tar, "bin/busybox", busybox().read_bytes())
         _add(tar, "bin/whoami", WHOAMI.encode())
+        if program := server():
+            _add(tar, "bin/server", program)
         for applet in APPLETS:
             _add(tar, f"bin/{applet}", kind=tarfile.SYMTYPE, link="busybox")
     return buffer.getvalue()

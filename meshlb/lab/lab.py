@@ -68,7 +68,9 @@ class Lab:
         with state.locked(name):
             plan = _existing(name)
             if plan is None:
-                return cls._up_anew(_new_plan(name, nodes or DEFAULT_NODES, subnet), swarm, managers, report)
+                return cls._up_anew(
+                    name, nodes or DEFAULT_NODES, subnet, swarm=swarm, managers=managers, report=report
+                )
             if nodes not in (None, plan.nodes):
                 raise LabError(
                     f"lab {name} is up with {plan.nodes} nodes; first: meshlb lab down --name {name}"
@@ -78,12 +80,18 @@ class Lab:
             return lab
 
     @classmethod
-    def _up_anew(cls, plan: State, swarm: bool, managers: int, report: Report) -> Lab:
-        lab = cls(plan)
+    def _up_anew(
+        cls, name: str, nodes: int, subnet: str | None, *, swarm: bool, managers: int, report: Report
+    ) -> Lab:
+        lab = None
         try:
+            lab = cls(_new_plan(name, nodes, subnet))
             lab._bring_up(swarm, managers, report)
         except BaseException:
-            lab._take_down()
+            if lab:
+                lab._take_down()
+            else:
+                _remove(name)
             raise
         return lab
 
