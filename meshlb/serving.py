@@ -151,12 +151,12 @@ class Serving:
         await self._call(self._plane.close_listeners)
         end = asyncio.get_running_loop().time() + seconds
         left = (await self.counters()).open
-        log.info("draining: %d connections are open and have %g seconds", left, seconds)
+        log.info("draining: %s open, at most %g seconds for them", _connections(left), seconds)
         while left and not at_once.is_set() and asyncio.get_running_loop().time() < end:
             await _wait(at_once, 0.1)
             left = (await self.counters()).open
         if left:
-            log.warning("%d connections are cut", left)
+            log.warning("%s cut", _connections(left))
 
     async def _rest(self) -> None:
         if self.first.is_set() or self._failures:
@@ -195,6 +195,10 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+def _connections(count: int) -> str:
+    return "1 connection is" if count == 1 else f"{count} connections are"
 
 
 def _tell(news: Iterable[changes.Change]) -> None:
