@@ -1,0 +1,291 @@
+"""Docker's JSON becomes our nouns: the gossiped view, a manager's lists, a node's membership. Pure.
+
+The engine is trusted to be an engine, not to be flawless: a piece that cannot be read is left out and
+said so in a sentence, and only an answer that is not of its kind at all is an EngineError.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from meshlb.errors import EngineError
+from meshlb.model import BackendState, Node, Port, Protocol, Service, Snapshot, Task
+
+_PORT = re.compile(r"Target: (\d{1,5}), Publish: (\d{1,5})", re.ASCII)
+
+
+NOBODY = Node("", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What `/info` says of this node: `state` is Swarm's LocalNodeState."""
+
+    state: str
+    error: str = ""
+    node: Node = NOBODY
+    cluster: str = ""
+    manager: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The ingress network as gossip knows it on this node; its ports have no protocol.
+
+    `heard` are the addresses of the nodes whose own endpoints have arrived: gossip hands over a node's
+    entries together, so of these nodes all tasks are known.
+    """
+
+    services: tuple[Service, ...] = ()
+    peers: tuple[Node, ...] = ()
+    heard: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What only a manager knows: services by name, with protocols and labels but no tasks, and nodes."""
+
+    services: Mapping[str, Service]
+    nodes: tuple[Node, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def parse_membership(info: object) -> Membership:
+    """This node's part in the Swarm, from `/info`."""
+    swarm = _dict(_dict(info).get("Swarm"))
+    state = _text(swarm.get("LocalNodeState"))
+    if not state:
+        raise EngineError("the engine's /info does not tell its Swarm state; is this a Docker Engine?")
+    node = Node(_text(swarm.get("NodeID")), _text(_dict(info).get("Name")), _text(swarm.get("NodeAddr")))
+    cluster = _text(_dict(swarm.get("Cluster")).get("ID"))
+    return Membership(state, _text(swarm.get("Error")), node, cluster, swarm.get("ControlAvailable") is True)
+
+
+def find_ingress(networks: object) -> str:
+    """The id of the ingress network, empty when there is none. Its name is the user's choice."""
+    if not isinstance(networks, list):
+        raise EngineError("the engine answered /networks with something that is not a list")
+    found = (_text(_dict(network).get("Id")) for network in networks if _dict(network).get("Ingress") is True)
+    return next((network for network in found if network), "")
+
+
+def fingerprint(body: bytes) -> tuple[object, ...]:
+    """A value that is equal for bodies that say the same: the engine lists the peers in random order.
+
+    The marker cannot occur inside of a JSON string, where its quotes would be escaped.
+    """
+    head, marker, rest = body.partition(b'"Peers":[')
+    peers, bracket, tail = rest.partition(b"]")
+    return head, marker, frozenset(peers.strip(b"{}").split(b"},{")), bracket, tail
+
+
+def parse_view(network: object) -> View:
+    """The verbose view of the ingress network."""
+    if not isinstance(network, dict) or network.get("Ingress") is not True:
+        raise EngineError("the engine's view of the ingress network is not one")
+    found = network.get("Services") or {}
+    if not isinstance(found, dict):
+        raise EngineError("the engine's view of the ingress network has no readable services")
+    problems: list[str] = []
+    services = tuple(_service(name, found[name], problems) for name in sorted(found) if name)
+    endpoints = _list(_dict(found.get("")).get("Tasks"))
+    heard = frozenset(_host(endpoint) for endpoint in endpoints) - {""}
+    return View(services, _peers(network.get("Peers")), heard, tuple(problems))
+
+
+def _service(name: str, found: object, problems: list[str]) -> Service:
+    ports = {port for text in _list(_dict(found).get("Ports")) if (port := _port(name, text, problems))}
+    tasks = (_task(name, task, problems) for task in _list(_dict(found).get("Tasks")))
+    ordered = sorted((task for task in tasks if task), key=lambda task: (task.name, task.address))
+    return Service("", name, tuple(sorted(ports, key=_by_number)), tuple(ordered))
+
+
+def _port(service: str, text: object, problems: list[str]) -> Port | None:
+    match = _PORT.fullmatch(_text(text))
+    target, published = (int(match[1]), int(match[2])) if match else (0, 0)
+    if match and published == 0:
+        return None  # not published
+    if not (_is_port(target) and _is_port(published)):
+        problems.append(f'service {service}: cannot read its port "{text}"; left out')
+        return None
+    return Port(published, target)
+
+
+def _task(service: str, found: object, problems: list[str]) -> Task | None:
+    name, address = _text(_dict(found).get("Name")), _text(_dict(found).get("EndpointIP"))
+    if not _is_address(address):
+        problems.append(
+            f'service {service}: task {name or "?"} has no usable address ("{address}"); left out'
+        )
+        return None
+    return Task(name.rpartition(".")[2], name, address, _host(found))
+
+
+def _host(endpoint: object) -> str:
+    return _text(_dict(_dict(endpoint).get("Info")).get("Host IP"))
+
+
+def _peers(found: object) -> tuple[Node, ...]:
+    nodes = {(_text(_dict(peer).get("Name")), _text(_dict(peer).get("IP"))) for peer in _list(found)}
+    return tuple(Node("", name, address) for name, address in sorted(nodes) if _is_address(address))
+
+
+def parse_lists(services: object, nodes: object) -> Lists:
+    """A manager's `/services` and `/nodes`. Only ports of publish mode `ingress` are the mesh's."""
+    if not (isinstance(services, list) and isinstance(nodes, list)):
+        raise EngineError("the engine answered /services or /nodes with something that is not a list")
+    problems: list[str] = []
+    listed = (_listed_service(service, problems) for service in services)
+    return Lists(
+        {service.name: service for service in listed if service.name},
+        tuple(sorted((_listed_node(node) for node in nodes), key=lambda node: (node.address, node.id))),
+        tuple(sorted(problems)),
+    )
+
+
+def _listed_service(found: object, problems: list[str]) -> Service:
+    spec = _dict(_dict(found).get("Spec"))
+    name = _text(spec.get("Name"))
+    published = _list(_dict(_dict(found).get("Endpoint")).get("Ports"))
+    ports = {
+        port
+        for entry in published
+        if _dict(entry).get("PublishMode") == "ingress"
+        and (port := _listed_port(name, _dict(entry), problems))
+    }
+    labels = tuple(sorted((key, _text(value)) for key, value in _dict(spec.get("Labels")).items()))
+    return Service(_text(_dict(found).get("ID")), name, tuple(sorted(ports, key=_by_number)), (), labels)
+
+
+def _listed_port(service: str, entry: dict[str, object], problems: list[str]) -> Port | None:
+    published, target, protocol = entry.get("PublishedPort"), entry.get("TargetPort"), entry.get("Protocol")
+    if protocol == "sctp":
+        problems.append(f"service {service}: port {published}/sctp is not served: meshlb carries tcp and udp")
+        return None
+    if not (_is_port(published) and _is_port(target) and protocol in tuple(Protocol)):
+        problems.append(
+            f'service {service}: cannot read its port "{published}:{target}/{protocol}"; left out'
+        )
+        return None
+    return Port(int(str(published)), int(str(target)), Protocol(str(protocol)))
+
+
+def _listed_node(found: object) -> Node:
+    node = _dict(found)
+    address = _text(_dict(node.get("Status")).get("Addr"))
+    manager = _text(_dict(node.get("ManagerStatus")).get("Addr")).rpartition(":")[0].strip("[]")
+    if manager and not _is_reachable(address):
+        address = manager  # a manager that listens on every address reports 0.0.0.0 as its own
+    return Node(_text(node.get("ID")), _text(_dict(node.get("Description")).get("Hostname")), address)
+
+
+def carry_lists(old: Lists | None, new: Lists, view: View) -> Lists:
+    """`new`, and what `old` knew of services that are gone from the list while gossip still has their tasks.
+
+    Else a removed service's UDP port would turn into a TCP port for its last seconds.
+    """
+    if old is None:
+        return new
+    shown = {service.name for service in view.services}
+    kept = {name: found for name, found in old.services.items() if name in shown and name not in new.services}
+    return replace(new, services={**new.services, **kept})
+
+
+def carry_tasks(old: View, new: View, own: str, lists: Lists | None) -> View:
+    """`new`, and the tasks of `old` on nodes that gossip has not heard of yet.
+
+    An engine that has just started knows its own tasks at once and the others up to 37 s later (seen with
+    the only manager of three nodes). Until then the last known ones are the best there is. `own` is this
+    node's address, about which the engine is right from the start, as a manager's lists are about what
+    exists.
+    """
+    current = {service.name: service for service in new.services}
+    for service in old.services:
+        lost = tuple(task for task in service.tasks if task.node not in new.heard | {own, ""})
+        if lists and service.name not in lists.services:
+            continue
+        known = current.get(service.name, replace(service, tasks=()))
+        ids = {task.id for task in known.tasks}
+        tasks = (*known.tasks, *(task for task in lost if task.id not in ids))
+        if tasks:
+            current[service.name] = replace(
+                known, tasks=tuple(sorted(tasks, key=lambda task: (task.name, task.address)))
+            )
+    peers = {peer.address: peer for peer in (*old.peers, *new.peers)}
+    services = tuple(current[name] for name in sorted(current))
+    return replace(new, services=services, peers=tuple(peers[address] for address in sorted(peers)))
+
+
+def snapshot(
+    view: View,
+    lists: Lists | None,
+    own: Node,
+    marks: Mapping[str, BackendState],
+    namespace: tuple[str, int],
+) -> Snapshot:
+    """All together: what gossip says, refined by a manager's lists and by what local containers do."""
+    names = {service.name: service for service in view.services}
+    listed = lists.services if lists else {}
+    services = (
+        _merge(names.get(name), listed.get(name), marks) for name in sorted(names.keys() | listed.keys())
+    )
+    return Snapshot(
+        tuple(service for service in services if service.ports),
+        _nodes(view.peers, lists.nodes if lists else (), own),
+        namespace[0],
+        view.problems + (lists.problems if lists else ()),
+        namespace[1],
+    )
+
+
+def _merge(seen: Service | None, listed: Service | None, marks: Mapping[str, BackendState]) -> Service:
+    base = listed or seen or Service("", "", (), ())
+    tasks = seen.tasks if seen else ()
+    if not marks.keys().isdisjoint(task.id for task in tasks):
+        tasks = tuple(replace(task, state=marks.get(task.id, task.state)) for task in tasks)
+    return replace(base, tasks=tasks)
+
+
+def _nodes(peers: Iterable[Node], listed: Iterable[Node], own: Node) -> tuple[Node, ...]:
+    """Gossip's peers, under the names that the managers and this node itself know."""
+    known = {node.address: node for node in (own, *listed) if _is_reachable(node.address)}
+    nodes = {peer.address: known.get(peer.address, peer) for peer in peers}
+    if own.address:
+        nodes.setdefault(own.address, known.get(own.address, own))
+    return tuple(nodes[address] for address in sorted(nodes))
+
+
+def _by_number(port: Port) -> tuple[int, str, int]:
+    return port.published, port.protocol, port.target
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_reachable(text: str) -> bool:
+    return _is_address(text) and not ipaddress.ip_address(text).is_unspecified
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
