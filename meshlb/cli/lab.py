@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from meshlb.lab import Lab, LabError, Node, NodeStatus, down, names
-from meshlb.lab.lab import DEFAULT_NAME, DEFAULT_NODES, MOST_NODES
+from meshlb.lab import DEFAULT_NAME, DEFAULT_NODES, MOST_NODES, Lab, LabError, Node, NodeStatus, down, names
 
 
 def _name_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,9 +2,22 @@
 
 from meshlb.errors import LabError
 from meshlb.lab.image import IMAGE
-from meshlb.lab.lab import Lab, NodeStatus, down
+from meshlb.lab.lab import DEFAULT_NODES, MOST_NODES, Lab, down
 from meshlb.lab.node import Node
 from meshlb.lab.prerequisites import why_not
-from meshlb.lab.state import names
+from meshlb.lab.state import DEFAULT_NAME, names
+from meshlb.lab.status import NodeStatus
 
-__all__ = ["IMAGE", "Lab", "LabError", "Node", "NodeStatus", "down", "names", "why_not"]
+__all__ = [
+    "DEFAULT_NAME",
+    "DEFAULT_NODES",
+    "IMAGE",
+    "MOST_NODES",
+    "Lab",
+    "LabError",
+    "Node",
+    "NodeStatus",
+    "down",
+    "names",
+    "why_not",
+]

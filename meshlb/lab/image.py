@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -99,8 +100,22 @@ def _add(
     tar.addfile(entry, io.BytesIO(data))
 
 
-def load(engine: Engine, tar: bytes) -> None:
-    """Import the image into one engine."""
+def ensure(engines: Sequence[Engine]) -> None:
+    """Import the image where it is missing."""
+    lacking = [engine for engine in engines if not _present(engine)]
+    tar = archive() if lacking else b""
+    for engine in lacking:
+        _load(engine, tar)
+
+
+def _present(engine: Engine) -> bool:
+    with suppress(LabError):
+        engine.get(f"/images/{IMAGE}/json")
+        return True
+    return False
+
+
+def _load(engine: Engine, tar: bytes) -> None:
     changes = ['CMD ["/bin/whoami"]', "ENV PATH=/bin", "EXPOSE 8000 9000"]
     answer = engine.post("/images/create", tar, fromSrc="-", repo=REPOSITORY, tag=TAG, changes=changes)
     if "errorDetail" in str(answer):

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from meshlb.errors import LabError
-from meshlb.lab import cgroups, image, network, prerequisites, process, state, swarm
+from meshlb.lab import cgroups, image, network, prerequisites, process, state, status, storage, swarm
 from meshlb.lab.node import SWITCH_SCRIPT, Node, Plan
 from meshlb.lab.process import SWITCH, Birth, Init
-from meshlb.lab.state import HOME, State
+from meshlb.lab.state import DEFAULT_NAME, HOME, State
+from meshlb.lab.status import NodeStatus
 
-DEFAULT_NAME = "meshlb"
 DEFAULT_NODES = 3
 MOST_NODES = network.LAST_NODE - network.FIRST_NODE + 1
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """One line of `meshlb lab status`."""
-
-    name: str
-    address: str
-    state: str  # running | cut | off | engine down
-    engine: str  # its version
-    swarm: str  # manager | worker | inactive | …
-    pid: int
 
 
 class Lab:
@@ -102,8 +86,7 @@ class Lab:
         prerequisites.check_root()
         plan = _existing(name)
         if plan is None:
-            option = "" if name == DEFAULT_NAME else f" --name {name}"
-            raise LabError(f"lab {name} is not up; start it with: meshlb lab up{option}")
+            raise LabError(f"lab {name} is not up; start it with: meshlb lab up{state.option(name)}")
         return cls(plan)
 
     def __enter__(self) -> Lab:
@@ -125,7 +108,7 @@ class Lab:
     def status(self) -> list[NodeStatus]:
         """How every node is, just now."""
         links = network.links(self._switch)
-        return [_status(node, links.get(node.name, False)) for node in self.nodes]
+        return [status.of(node, link=links.get(node.name, False)) for node in self.nodes]
 
     def cut(self, node: Node) -> None:
         """Pull the node's cable: it runs on, alone."""
@@ -148,6 +131,7 @@ class Lab:
         if node.init:
             raise LabError(f"{node.name} of lab {self.name} is running")
         self._power_on([node])
+        node.wait_engine()
 
     def restart(self, node: Node) -> None:
         """Power off and on again."""
@@ -178,9 +162,7 @@ class Lab:
 
     def _require(self, node: Node) -> None:
         if node.name not in network.links(self._switch):
-            raise LabError(
-                f"{node.name} of lab {self.name} is powered off; start it with: meshlb lab start {node.name}"
-            )
+            raise node.powered_off()
 
     def _bring_up(self, with_swarm: bool, managers: int, report: Report) -> None:
         if _switch_of(self.name) is None:
@@ -188,8 +170,10 @@ class Lab:
         off = [node for node in self.nodes if not node.init]
         report(f"lab {self.name}: {len(self.nodes)} nodes on {self.subnet}, {len(off)} to start")
         self._power_on(off)
+        for node in self.nodes:  # they come up side by side
+            node.wait_engine()
         self._mend_links()
-        _load_image([node for node in self.nodes if not _has_image(node)])
+        image.ensure([node.engine for node in self.nodes])
         if with_swarm:
             report("forming the swarm")
             swarm.form(self.nodes, managers)
@@ -213,8 +197,6 @@ class Lab:
             birth.wait_ready()
             network.plug(switch, birth.init, self.subnet, node.address)
             birth.go()
-        for node, _ in started:
-            node.wait_engine()
 
     def _mend_links(self) -> None:
         for name, up in network.links(self._switch).items():
@@ -265,7 +247,7 @@ def _new_plan(name: str, nodes: int, subnet: str | None) -> State:
     with state.all_locked():
         taken = state.subnets()
         chosen = network.check_subnet(subnet, taken) if subnet else network.choose_subnet(taken)
-        plan = State(name, chosen, nodes, _storage_driver(HOME / name))
+        plan = State(name, chosen, nodes, storage.driver(HOME / name))
         plan.save()
     return plan
 
@@ -275,39 +257,3 @@ def _remove_leftovers(name: str) -> None:
     network.remove_host_link(name)
     cgroups.remove(name)
     state.forget_home(name)
-
-
-def _storage_driver(home: Path) -> str:
-    """overlay2 where the file system below can carry it, else vfs, which can be anywhere but copies all."""
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home) as scratch:
-        for part in ("lower", "upper", "work", "merged"):
-            (Path(scratch) / part).mkdir()
-        options = f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work"
-        mount = ["mount", "-t", "overlay", "overlay", "-o", options, f"{scratch}/merged"]
-        done = subprocess.run(["unshare", "--mount", *mount], capture_output=True, check=False)
-    return "overlay2" if done.returncode == 0 else "vfs"
-
-
-def _has_image(node: Node) -> bool:
-    with suppress(LabError):
-        node.engine.get(f"/images/{image.IMAGE}/json")
-        return True
-    return False
-
-
-def _load_image(nodes: list[Node]) -> None:
-    tar = image.archive() if nodes else b""
-    for node in nodes:
-        image.load(node.engine, tar)
-
-
-def _status(node: Node, link: bool) -> NodeStatus:
-    init = node.init
-    if init is None:
-        return NodeStatus(node.name, node.address, "off", "", "", 0)
-    try:
-        version, role = str(node.engine.get("/version")["Version"]), swarm.role(node)
-    except LabError:
-        return NodeStatus(node.name, node.address, "engine down", "", "", init.pid)
-    return NodeStatus(node.name, node.address, "running" if link else "cut", version, role, init.pid)

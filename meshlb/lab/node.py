@@ -14,6 +14,7 @@ from meshlb.errors import LabError
 from meshlb.lab import cgroups, process
 from meshlb.lab.api import Engine
 from meshlb.lab.process import Birth, Init
+from meshlb.lab.state import option
 
 ENGINE_SECONDS = 60.0
 GAVE_UP = "meshlb-lab: dockerd ended"
@@ -92,6 +93,7 @@ class Node:
         self.plan = plan
         self.lab, self.name, self.address = plan.lab, plan.name, plan.address
         self._children: list[subprocess.Popen[str]] = []
+        self._log_start: int | None = None  # where the log of its last start begins
 
     def __repr__(self) -> str:
         return f"<Node {self.name} {self.address}>"
@@ -104,12 +106,18 @@ class Node:
     @property
     def pid(self) -> int:
         """The pid of its process 1 as seen from this machine; LabError while it is powered off."""
+        return self._running().pid
+
+    def _running(self) -> Init:
         init = self.init
         if init is None:
-            raise LabError(
-                f"{self.name} of lab {self.lab} is powered off; start it with: meshlb lab start {self.name}"
-            )
-        return init.pid
+            raise self.powered_off()
+        return init
+
+    def powered_off(self) -> LabError:
+        """What to say where it should run and does not."""
+        start = f"meshlb lab start{option(self.lab)} {self.name}"
+        return LabError(f"{self.name} of lab {self.lab} is powered off; start it with: {start}")
 
     @property
     def socket(self) -> str:
@@ -128,8 +136,7 @@ class Node:
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a command in the node; `options` are subprocess.Popen's. Its pid is the command's own."""
-        init = self.init or Init(self.lab, self.name, self.pid)
-        child = process.start_in(init, command, **options)
+        child = process.start_in(self._running(), command, **options)
         self._children = [old for old in self._children if old.returncode is None] + [child]
         return child
 
@@ -170,6 +177,7 @@ class Node:
         script = private / "init.sh"
         script.write_text(_SCRIPT.format(gave_up=GAVE_UP, dockerd=shlex.join(self._dockerd())))
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             return Birth(self.lab, self.name, [str(script), str(private)], log)
 
     def _dockerd(self) -> list[str]:
@@ -183,15 +191,15 @@ class Node:
         }
         return ["dockerd", *(f"--{key}={value}" for key, value in options.items())]
 
-    def wait_engine(self, since: int = 0) -> None:
+    def wait_engine(self) -> None:
         """Returns when its dockerd answers; LabError with its last words when it gives up."""
+        start = self.log.stat().st_size if self._log_start is None else self._log_start
         deadline = time.monotonic() + ENGINE_SECONDS
-        while not (engine := self.engine).answers():
-            said = self.log.read_bytes()[since:].decode(errors="replace")
+        while not self.engine.answers():
+            said = self.log.read_bytes()[start:].decode(errors="replace")
             if GAVE_UP in said or time.monotonic() > deadline:
                 raise LabError(f"dockerd of {self.name} does not come up: {process.last_lines(self.log)}")
             time.sleep(0.05)
-        self.version = str(engine.get("/version")["Version"])
 
     def reap(self, timeout: float = 10.0) -> None:
         """Wait for the commands that we started in it, after its end: process 1 cannot end before."""

@@ -133,7 +133,7 @@ def start_in(init: Init, command: Sequence[str], **options: object) -> subproces
     options = {"env": environment(), "text": True} | options
     directory = str(options.pop("cwd", None) or "/")
     if not init.alive:
-        raise LabError(f"{init.node} is not running; see: meshlb lab status --name {init.lab}")
+        raise LabError(f"{init.node} of lab {init.lab} has just been powered off")
     with children_in_pid_namespace_of(init.pid):
         return subprocess.Popen(enter(init, command, directory), **options)  # type: ignore[call-overload,no-any-return]
 

@@ -18,6 +18,7 @@ from meshlb.lab import process
 
 STATE = Path("/run/meshlb-lab")
 HOME = Path("/var/lib/meshlb-lab")
+DEFAULT_NAME = "meshlb"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
 
 
@@ -43,6 +44,11 @@ def check_name(name: str) -> None:
     """LabError unless the name can be a directory, a control group and an argument."""
     if not _NAME.fullmatch(name):
         raise LabError(f'--name: "{name}" is not 1 to 40 lower-case letters, digits and "-"')
+
+
+def option(name: str) -> str:
+    """What names this lab in a command that we suggest."""
+    return "" if name == DEFAULT_NAME else f" --name {name}"
 
 
 def load(name: str) -> State | None:
