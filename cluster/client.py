@@ -12,6 +12,7 @@ import docker
 import docker.errors
 import requests
 from docker import APIClient
+from docker.context import ContextAPI
 
 from meshlb.cluster.faults import explain
 from meshlb.errors import EngineError
@@ -36,10 +37,20 @@ def connect(host: str = "", context: str = "", environment: Mapping[str, str] = 
     elif context:
         settings["DOCKER_CONTEXT"] = context
         settings.pop("DOCKER_HOST", None)
+    _check_context(settings)
     try:
         return docker.DockerClient.from_env(environment=settings, use_ssh_client=True).api
     except (*TROUBLE, ValueError) as error:
         raise EngineError(_unreachable(error, settings.get("DOCKER_HOST") or DEFAULT_HOST)) from error
+
+
+def _check_context(settings: Mapping[str, str]) -> None:
+    """The SDK takes the default for a context that is not there, and would talk to the wrong engine."""
+    name = settings.get("DOCKER_CONTEXT", "")
+    if settings.get("DOCKER_HOST") or name in ("", "default"):
+        return
+    if ContextAPI.get_context(name) is None:
+        raise EngineError(f'there is no docker context "{name}" (`docker context ls` lists them)')
 
 
 @contextmanager

@@ -9,6 +9,7 @@ tasks run?  no  ──► waiting ──────────────┐ 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -97,15 +98,18 @@ def _rank(task: Json) -> tuple[int, int]:
 
 
 def _alive(task: Json) -> bool:
-    return _ORDER[task["DesiredState"]] <= _ORDER["running"]
+    return _ORDER.get(task["DesiredState"], 0) <= _ORDER["running"]
 
 
 def _bar(label: str, task: Json) -> Bar:
-    error = " ".join(str(task["Status"].get("Err", "")).split())
-    if len(error) > _LONGEST_ERROR:
-        error = error[: _LONGEST_ERROR - 1] + "…"
     state = task["Status"]["State"]
+    error = _one_line(task["Status"].get("Err", ""))
     return Bar(label, state, min(_ORDER[state], len(STATES)), error)
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_ERROR else line[: _LONGEST_ERROR - 1] + "…"
 
 
 def overall(count: Count, rollback: bool) -> str:
@@ -122,20 +126,22 @@ class Watch:
     def __init__(self, name: str, started: float) -> None:
         self._name = name
         self._better_at = started
-        self._best = -1
+        self._best = 0
         self._converged_at: float | None = None
         self._error = ""
+        self._old_failures: frozenset[str] | None = None  # from before anybody watched
 
     def frame(self, service: Json, tasks: Iterable[Json], nodes: Collection[str], now: float) -> Frame:
         """What to show of the service now; EngineError when it will not get there by itself."""
         update = service.get("UpdateStatus") or {}
         rollback = str(update.get("State", "")).startswith("rollback")
         self._check_paused(update)
+        tasks = list(tasks)
         count, bars = look(service, tasks, nodes)
         line = overall(count, rollback)
         if count.complete:
             return self._stable(service, line, bars, now)
-        self._check_stuck(count, bars, now)
+        self._check_stuck(count, tasks, now)
         failed = self._converged_at is not None
         self._converged_at = None
         return Frame(line, bars, "verify: Detected task failure" if failed else "")
@@ -150,7 +156,7 @@ class Watch:
             "rollback_started",
         ):
             return Frame(line, bars, f"verify: Service {self._name} converged", converged=True)
-        seconds = int(max(left, 0)) + 1
+        seconds = max(math.ceil(left), 1)
         return Frame(line, bars, f"verify: Waiting {seconds} seconds to verify that tasks are stable...")
 
     def _check_paused(self, update: Json) -> None:
@@ -161,10 +167,10 @@ class Watch:
                 f"see `meshlb service ps {self._name}`, mend it and `meshlb service update` again"
             )
 
-    def _check_stuck(self, count: Count, bars: tuple[Bar, ...], now: float) -> None:
-        self._error = next((bar.error for bar in bars if bar.error), self._error)
+    def _check_stuck(self, count: Count, tasks: list[Json], now: float) -> None:
         if count.running > self._best:
             self._best, self._better_at, self._error = count.running, now, ""
+        self._error = self._newest_error(tasks) or self._error
         if self._error and now - self._better_at > PATIENCE:
             raise EngineError(
                 f"service {self._name} does not get beyond {count.running} of {count.wanted} tasks: "
@@ -172,3 +178,14 @@ class Watch:
                 f"`meshlb service ps --no-trunc {self._name}` tells more, "
                 f"`meshlb service rm {self._name}` ends it"
             )
+
+    def _newest_error(self, tasks: list[Json]) -> str:
+        """The error of the last task that failed under our eyes; its successor hides it from the bars."""
+        if self._old_failures is None:
+            ended = (task for task in tasks if not _alive(task))
+            self._old_failures = frozenset(task["ID"] for task in ended)
+        failures = [
+            task for task in tasks if task["Status"].get("Err") and task["ID"] not in self._old_failures
+        ]
+        newest = max(failures, key=lambda task: str(task["Status"].get("Timestamp", "")), default=None)
+        return _one_line(newest["Status"]["Err"]) if newest else ""

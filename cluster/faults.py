@@ -51,6 +51,10 @@ _FAULTS = (
         "`meshlb info` shows its state, `meshlb leave --force` ends it",
     ),
     Fault(
+        r"could not find local IP address: dial udp: (?:lookup (\S+)|address (\S+): invalid port)",
+        'the manager\'s address "{0}{1}" leads nowhere: write HOST:2377, as `meshlb join-token` on it prints',
+    ),
+    Fault(
         r"multiple addresses on (?:different interfaces|interface \S+) \((.+)\)",
         "this machine has several addresses ({0}): "
         "say with --advertise-addr at which one the other nodes reach it",

@@ -77,8 +77,8 @@ def rm(api: APIClient, name: str) -> None:
 
 @verb
 def inspect(api: APIClient, name: str) -> Json:
-    """A service, as the engine's JSON has it."""
-    return dict(api.inspect_service(name, insert_defaults=False))
+    """A service, as the engine's JSON has it, with Swarm's defaults where nothing else was asked."""
+    return dict(api.inspect_service(name, insert_defaults=True))
 
 
 @verb

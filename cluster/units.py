@@ -48,7 +48,7 @@ def nanocpus(text: str) -> int:
         value = Decimal(text) * 10**9
     except InvalidOperation:
         value = Decimal(-1)
-    if not 0 <= value <= _LARGEST or value != int(value):
+    if not value.is_finite() or not 0 <= value <= _LARGEST or value != int(value):
         raise ConfigError(f'"{text}" is not a number of CPUs like 0.5 or 2 (at most nine decimals)')
     return int(value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from meshlb.errors import ConfigError
 
@@ -25,7 +26,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def render(headers: Mapping[str, str], rows: Iterable[Mapping[str, str]], layout: str = "") -> str:
+def render(headers: Mapping[str, str], rows: Iterable[Mapping[str, Any]], layout: str = "") -> str:
     """The rows in a `--format`: empty for the table of `headers`, `json`, `table {{.ID}}\\t…` or `{{.ID}} …`.
 
     `headers` are the titles by the names that templates use.
@@ -43,7 +44,7 @@ def render(headers: Mapping[str, str], rows: Iterable[Mapping[str, str]], layout
     return "".join(f"{line}\n" for line in lines)
 
 
-def _everything(headers: Mapping[str, str], rows: Iterable[Mapping[str, str]], *, as_json: bool) -> str:
+def _everything(headers: Mapping[str, str], rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> str:
     if as_json:
         return "".join(
             json.dumps(dict(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
@@ -52,8 +53,8 @@ def _everything(headers: Mapping[str, str], rows: Iterable[Mapping[str, str]], *
     return table([list(headers.values()), *([row[name] for name in headers] for row in rows)])
 
 
-def _fill(layout: str, row: Mapping[str, str]) -> str:
-    return _FIELD.sub(lambda match: row[match[1]], layout)
+def _fill(layout: str, row: Mapping[str, Any]) -> str:
+    return _FIELD.sub(lambda match: str(row[match[1]]), layout)
 
 
 def _check(layout: str, headers: Mapping[str, str]) -> None:

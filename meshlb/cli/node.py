@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from meshlb.cli.columns import render
@@ -38,8 +40,8 @@ def ls(connection: Connection, filter_: dict[str, list[str]], format_: str, quie
     click.echo(render(HEADERS, [_cells(row, mark=format_ != "json") for row in rows], format_), nl=False)
 
 
-def _cells(row: nodes.NodeRow, *, mark: bool) -> dict[str, str]:
-    return {
+def _cells(row: nodes.NodeRow, *, mark: bool) -> dict[str, Any]:
+    cells = {
         "ID": f"{row.id} {'*' if row.itself else ' '}" if mark else row.id,
         "Hostname": row.name,
         "Status": row.status,
@@ -47,3 +49,4 @@ def _cells(row: nodes.NodeRow, *, mark: bool) -> dict[str, str]:
         "ManagerStatus": row.manager,
         "EngineVersion": row.engine,
     }
+    return cells if mark else cells | {"Self": row.itself}

@@ -9,7 +9,6 @@ import click
 
 from meshlb.errors import ConfigError
 
-
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
 else:

@@ -19,6 +19,12 @@ FAILED = 1
 BAD_FLAG = 125  # docker's exit code for a flag that it does not know or cannot read
 INTERRUPTED = 130
 
+# A group without a verb shows its help, and as with docker that is no failure; before click 8.2 it is no
+# exception either.
+_NO_VERB: tuple[type[click.UsageError], ...] = tuple(
+    kind for kind in (getattr(click.exceptions, "NoArgsIsHelpError", None),) if kind
+)
+
 Verbs = Mapping[str, Mapping[str, tuple[str, str, str]]]
 
 
@@ -30,10 +36,12 @@ class Connection:
     context: str = ""
 
     def open(self) -> APIClient:
-        """A client of the engine; EngineError when it cannot be reached."""
+        """A client of the engine, closed when the verb ends; EngineError when it cannot be reached."""
         from meshlb.cluster.client import connect  # noqa: PLC0415  the SDK takes longer to load than --help
 
-        return connect(self.host, self.context)
+        client = connect(self.host, self.context)
+        click.get_current_context().call_on_close(client.close)
+        return client
 
 
 class Program(click.Group):
@@ -73,6 +81,9 @@ class Program(click.Group):
         """Runs the command and exits. What the user can mend is one sentence on stderr."""
         try:
             status = super().main(args, "meshlb", complete_var, standalone_mode=False, **extra)
+        except _NO_VERB as error:
+            click.echo(error.ctx.get_help() if error.ctx else str(error))
+            status = 0
         except click.UsageError as error:
             status = _misused(error)
         except click.ClickException as error:

@@ -205,7 +205,9 @@ def ps(
     """List the tasks of one or more services."""
     rows, problems = services.ps(ctx.obj.open(), names, filter_, resolve=not no_resolve)
     if len(problems) < len(set(names)):
-        cells = [task_cells(row, whole=no_trunc, indent=format_ != "json") for row in rows]
+        # docker's -q is never truncated here, unlike that of `service ls`
+        whole = no_trunc or (quiet and not format_)
+        cells = [task_cells(row, whole=whole) for row in rows]
         _list(TASK, cells, format_ or ("{{.ID}}" if quiet else ""))
     for problem in problems:
         click.echo(f"meshlb: {problem}", err=True)

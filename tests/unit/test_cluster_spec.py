@@ -1,0 +1,111 @@
+"""Specifications of services from flags."""
+
+from typing import Any
+
+import pytest
+
+from meshlb.cluster.publish import PublishedPort
+from meshlb.cluster.spec import Changes, Edit, changed, created
+from meshlb.errors import ConfigError
+
+
+def test_the_plainest_service() -> None:
+    assert created("", "replicated", Changes(values={"image": "web:latest"})) == {
+        "Labels": {},
+        "TaskTemplate": {"ContainerSpec": {"Image": "web:latest"}},
+        "Mode": {"Replicated": {"Replicas": 1}},
+    }
+
+
+def test_a_full_service() -> None:
+    spec = created(
+        "web",
+        "replicated",
+        Changes(
+            values={
+                "image": "web:1",
+                "args": ["serve"],
+                "limit-memory": 2**26,
+                "update-order": "start-first",
+            },
+            replicas=3,
+            env=Edit(("A=b", "C")),
+            labels=Edit(("x=y", "flag")),
+            constraints=Edit(("node.role==worker",)),
+            ports=Edit((PublishedPort(8000, 80),)),
+            networks=Edit(({"Target": "backend"},)),
+        ),
+    )
+    assert spec["Name"] == "web"
+    assert spec["Labels"] == {"x": "y", "flag": ""}
+    assert spec["Mode"] == {"Replicated": {"Replicas": 3}}
+    template = spec["TaskTemplate"]
+    assert template["ContainerSpec"] == {"Image": "web:1", "Args": ["serve"], "Env": ["A=b", "C"]}
+    assert template["Resources"] == {"Limits": {"MemoryBytes": 2**26}}
+    assert template["Placement"] == {"Constraints": ["node.role==worker"]}
+    assert template["Networks"] == [{"Target": "backend"}]
+    ports = [{"TargetPort": 8000, "PublishedPort": 80, "Protocol": "tcp", "PublishMode": "ingress"}]
+    assert spec["EndpointSpec"] == {"Ports": ports}
+
+
+def test_an_update_s_parallelism_is_never_left_at_zero() -> None:
+    # zero would mean: all tasks at once
+    spec = created("web", "replicated", Changes(values={"update-order": "start-first"}))
+    assert spec["UpdateConfig"]["Parallelism"] == 1
+    assert spec["UpdateConfig"]["Order"] == "start-first"
+    policy = changed(spec, Changes(values={"restart-condition": "none"}))["TaskTemplate"]["RestartPolicy"]
+    assert policy == {"Condition": "none", "Delay": 5 * 10**9, "MaxAttempts": 0}
+
+
+def _service() -> dict[str, Any]:
+    return created(
+        "web",
+        "replicated",
+        Changes(
+            env=Edit(("A=1", "B=2")),
+            labels=Edit(("x=y",)),
+            ports=Edit((PublishedPort(8000, 80), PublishedPort(53, 53, "udp"))),
+            mounts=Edit(({"Target": "/a"}, {"Target": "/b"})),
+        ),
+    )
+
+
+def test_changes_leave_the_rest_alone() -> None:
+    before = _service()
+    assert changed(before, Changes()) == before
+    after = changed(
+        before,
+        Changes(
+            env=Edit(("B=3",), ("A",)),
+            labels=Edit(("new=1",), ("x",)),
+            ports=Edit((PublishedPort(9000, 90),), ((53, "udp"), (8000, "udp"))),
+            mounts=Edit((), ("/a",)),
+            replicas=4,
+            force=True,
+        ),
+    )
+    assert before == _service()
+    assert after["TaskTemplate"]["ContainerSpec"]["Env"] == ["B=3"]
+    assert after["Labels"] == {"new": "1"}
+    assert [port["PublishedPort"] for port in after["EndpointSpec"]["Ports"]] == [80, 90]
+    assert after["TaskTemplate"]["ContainerSpec"]["Mounts"] == [{"Target": "/b"}]
+    assert after["Mode"] == {"Replicated": {"Replicas": 4}}
+    assert after["TaskTemplate"]["ForceUpdate"] == 1
+
+
+def test_a_port_may_change_its_mode_but_not_lead_to_two_targets() -> None:
+    host = changed(_service(), Changes(ports=Edit((PublishedPort(8000, 80, "tcp", "host"),))))
+    assert host["EndpointSpec"]["Ports"][-1]["PublishMode"] == "host"
+    assert len(host["EndpointSpec"]["Ports"]) == 2
+    with pytest.raises(ConfigError, match="port 80/tcp is published twice, to 8000 and to 8001"):
+        changed(_service(), Changes(ports=Edit((PublishedPort(8001, 80),))))
+    both = Changes(ports=Edit((PublishedPort(1), PublishedPort(2))))  # the engine chooses: no clash
+    assert len(created("", "replicated", both)["EndpointSpec"]["Ports"]) == 2
+
+
+def test_modes() -> None:
+    assert created("", "global", Changes())["Mode"] == {"Global": {}}
+    job = created("", "replicated-job", Changes(replicas=2))
+    assert job["Mode"] == {"ReplicatedJob": {"TotalCompletions": 2, "MaxConcurrent": 2}}
+    with pytest.raises(ConfigError, match="not a global one"):
+        created("", "global", Changes(replicas=2))
