@@ -38,8 +38,8 @@ def main(ctx: click.Context, host: str, context: str) -> None:
 
     \b
     A first walk:
-      meshlb init                      on the first node; it prints the line for the others
-      meshlb join --token … HOST:2377  on each other node
+      meshlb init                        on the first node
+      meshlb join --token … HOST:2377    on the others: init prints the line
       meshlb service create --name whoami -p 80:8000 IMAGE
       meshlb service scale whoami=5
     """
