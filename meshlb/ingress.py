@@ -127,5 +127,5 @@ class IngressRules:
         """Around one transaction of our own, which changes nothing of Docker's: spares the next reading."""
         before = self._generation()
         yield
-        if before is not None and before == self._read_at and self._generation() == before + 1:
-            self._read_at = before + 1
+        if before is not None and before == self._read_at:
+            self._read_at = before + 1  # what others change meanwhile raises the number further

@@ -288,6 +288,12 @@ def test_a_port_that_docker_holds_is_ours_over_every_way_in(taken: tuple[Network
     assert network.answers() == {"meshlb"}
 
 
+def test_what_is_only_passing_through_is_left_alone(taken: tuple[Network, Program]) -> None:
+    network, _ = taken
+    network.ip(network.client, "route", "add", "172.18.0.0/16", "via", "10.77.0.1")
+    assert network.ask(network.client, "172.18.0.2") == ["swarm 10.77.0.2"]
+
+
 def test_clients_keep_their_addresses(taken: tuple[Network, Program]) -> None:
     network, _ = taken
     assert network.outside() == "meshlb 10.77.0.2"
@@ -472,6 +478,25 @@ def test_a_low_port_without_privilege_is_explained(network: Network) -> None:
     state, sentence = network.agent(prefix=prefix)("open", 80)
     assert state == "error"
     assert "CAP_NET_BIND_SERVICE" in sentence
+
+
+def test_nft_leaves_no_history_of_commands(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    agent = network.agent("always")
+    assert agent("open", 80)[0] == "redirected"
+    agent("shutdown")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ipv4_is_served_where_ipv6_is_switched_off(network: Network) -> None:
+    network.inside(network.node, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    network.docker_publishes(80)
+    agent = network.agent()
+    assert agent("open", 80)[0] == "redirected"
+    assert agent("open", 81)[0] == "serving"
+    assert [network.outside(port) for port in (80, 81)] == ["meshlb 10.77.0.2"] * 2
 
 
 def test_ten_thousand_redirects_are_one_transaction(network: Network) -> None:
