@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
@@ -30,7 +29,6 @@ class Lab:
             Node(Plan(plan.name, name, address, plan.storage_driver, HOME / plan.name / name, hosts))
             for name, address in addresses.items()
         )
-        self._births: dict[str, subprocess.Popen[bytes]] = {}
 
     @classmethod
     def up(
@@ -67,15 +65,11 @@ class Lab:
     def _up_anew(
         cls, name: str, nodes: int, subnet: str | None, *, swarm: bool, managers: int, report: Report
     ) -> Lab:
-        lab = None
         try:
             lab = cls(_new_plan(name, nodes, subnet))
             lab._bring_up(swarm, managers, report)
         except BaseException:
-            if lab:
-                lab._take_down()
-            else:
-                _remove(name)
+            _remove(name)
             raise
         return lab
 
@@ -123,8 +117,7 @@ class Lab:
     def kill(self, node: Node) -> None:
         """Power off: no process of the node says goodbye. Its disk stays."""
         network.unplug(self._switch, node.name)
-        process.kill([init for init in [node.init] if init], node.reap)
-        self._reap([node.name])
+        process.kill([init for init in [node.init] if init])
 
     def start(self, node: Node) -> None:
         """Power on again, with the disk it had; returns when its engine answers."""
@@ -141,15 +134,7 @@ class Lab:
     def down(self) -> None:
         """Take it all away: processes, links, control groups, files."""
         with state.locked(self.name):
-            self._take_down()
-
-    def _take_down(self) -> None:
-        def reap() -> None:
-            for node in self.nodes:
-                node.reap()
-
-        _remove(self.name, reap)
-        self._reap(list(self._births))
+            _remove(self.name)
 
     @property
     def _switch(self) -> Init:
@@ -181,7 +166,6 @@ class Lab:
     def _build_switch(self) -> None:
         with (HOME / self.name / "switch.log").open("ab") as log:
             birth = Birth(self.name, SWITCH, ["-c", SWITCH_SCRIPT], log)
-        self._births[SWITCH] = birth.process
         birth.wait_ready()
         network.remove_host_link(self.name)
         network.build_switch(birth.init, self.subnet)
@@ -191,7 +175,6 @@ class Lab:
         switch, started = self._switch, []
         for node in nodes:
             birth = node.prepare()
-            self._births[node.name] = birth.process
             started.append((node, birth))
         for node, birth in started:
             birth.wait_ready()
@@ -202,12 +185,6 @@ class Lab:
         for name, up in network.links(self._switch).items():
             if not up and name in {node.name for node in self.nodes}:
                 network.set_link(self._switch, name, up=True)
-
-    def _reap(self, names: Iterable[str]) -> None:
-        # They are our children when we started them; another process's lab leaves nothing to reap here.
-        for name in names:
-            if birth := self._births.pop(name, None):
-                birth.wait(process.DEATH_SECONDS)
 
 
 def down(name: str = DEFAULT_NAME) -> bool:
@@ -221,8 +198,8 @@ def down(name: str = DEFAULT_NAME) -> bool:
     return True
 
 
-def _remove(name: str, reap: Callable[[], None] = lambda: None) -> None:
-    process.kill(process.find(name), reap)
+def _remove(name: str) -> None:
+    process.kill(process.find(name))
     network.remove_host_link(name)
     left = cgroups.remove(name)
     state.forget(name)

@@ -94,15 +94,19 @@ def _alias(lab: str) -> str:
 
 def plug(switch: Init, node: Init, subnet: ipaddress.IPv4Network, address: str) -> None:
     """Connect a node to the switch, with its address."""
+    unplug(switch, node.node)  # the kernel takes its time to remove the wire of a node that died
     _ip(f"link add eth0 netns {node.pid} type veth peer name {node.node} netns {switch.pid}")
     _ip(f"link set {node.node} master br0 up", inside=switch)
     _ip(f"address add {address}/{subnet.prefixlen} dev eth0", "link set eth0 up", inside=node)
 
 
 def unplug(switch: Init, node: str) -> None:
-    """Take the wire away for good."""
-    if node in links(switch):
-        _ip(f"link delete {node}", inside=switch)
+    """Take the wire away for good, if it is still there."""
+    # It may vanish by itself between a look and the deletion: so delete, then look.
+    delete = _inside(switch, ["ip", "link", "delete", node])
+    done = subprocess.run(delete, capture_output=True, text=True, check=False)
+    if done.returncode and node in links(switch):
+        raise LabError(f"the link of {node} cannot be removed: {done.stderr.strip()}")
 
 
 def set_link(switch: Init, node: str, *, up: bool) -> None:

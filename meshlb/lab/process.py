@@ -11,10 +11,10 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from meshlb.errors import LabError
 from meshlb.lab.namespaces import children_in_new_pid_namespace, children_in_pid_namespace_of
@@ -28,6 +28,11 @@ _UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", "--propagation", "s
 # What a node must not inherit: it reaches no proxy, and its own engine is the only one it speaks to.
 _FOREIGN = {"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONFIG"}
 _PROXIES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
+
+# Our own children among a lab's processes, by lab and node: when they end, it is for us to wait for them.
+Children = dict[tuple[str, str], list[subprocess.Popen[Any]]]
+_born: Children = {}
+_guests: Children = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class Birth:
                 start_new_session=True,
             )
         self.init = Init(lab, node, self.process.pid)
+        _born.setdefault((lab, node), []).append(self.process)
 
     def wait_ready(self) -> None:
         """Returns when the set-up is done; LabError with its last words when it failed."""
@@ -101,12 +107,11 @@ class Birth:
             if not readable or pipe.readline() != b"ready\n":
                 raise LabError(f"{self.init.node} could not be set up: {last_lines(self._log)}")
 
-    def go(self) -> subprocess.Popen[bytes]:
-        """Let it go on. Returns the process: whoever stays alive longer than it must reap it."""
+    def go(self) -> None:
+        """Let it go on."""
         assert self.process.stdin  # noqa: S101
         with self.process.stdin as pipe:
             pipe.write(b"go\n")
-        return self.process
 
 
 def environment() -> dict[str, str]:
@@ -135,24 +140,31 @@ def start_in(init: Init, command: Sequence[str], **options: object) -> subproces
     if not init.alive:
         raise LabError(f"{init.node} of lab {init.lab} has just been powered off")
     with children_in_pid_namespace_of(init.pid):
-        return subprocess.Popen(enter(init, command, directory), **options)  # type: ignore[call-overload,no-any-return]
+        child: subprocess.Popen[str] = subprocess.Popen(enter(init, command, directory), **options)  # type: ignore[call-overload]
+    guests = _guests.setdefault((init.lab, init.node), [])
+    guests[:] = [guest for guest in guests if guest.returncode is None] + [child]
+    return child
 
 
-def kill(inits: Sequence[Init], reap: Callable[[], None] = lambda: None) -> None:
-    """Power off: these processes and all that lives in their namespaces. LabError if one does not die.
-
-    `reap` waits for our own children in there, which process 1 cannot do.
-    """
+def kill(inits: Sequence[Init]) -> None:
+    """Power off: these processes and all that lives in their namespaces. LabError if one does not die."""
     dying = [(init, fd) for init in inits for fd in _pidfd(init)]
     try:
         for _, fd in dying:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-        reap()
+        for init, _ in dying:  # process 1 ends after them, and cannot wait for a child of ours
+            _reap(_guests, init)
         for init, fd in dying:
             _wait(init, fd)
+            _reap(_born, init)
     finally:
         for _, fd in dying:
             os.close(fd)
+
+
+def _reap(children: Children, of: Init) -> None:
+    for child in children.pop((of.lab, of.node), []):
+        child.wait(DEATH_SECONDS)
 
 
 def _pidfd(init: Init) -> Iterator[int]:

@@ -28,6 +28,7 @@ REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 class Failure:
     """A connection that did not get its answer, or a long one that ended before it was told to."""
 
+    began: float  # monotonic, as is `monotonic`: when it failed
     monotonic: float
     wall: float
     address: str
@@ -45,11 +46,11 @@ class Report:
     open_at_end: int = 0  # long connections only
     slowest: float = 0.0  # seconds
 
-    def fail(self, address: str, reason: str) -> None:
-        """Count a failure, now."""
+    def fail(self, address: str, reason: str, began: float) -> None:
+        """Count a failure, now, of a connection that began at monotonic time `began`."""
         self.failed += 1
         if len(self.failures) < MOST_RECORDS:
-            self.failures.append(Failure(time.monotonic(), time.time(), address, reason))
+            self.failures.append(Failure(began, time.monotonic(), time.time(), address, reason))
 
     def answer(self, address: str, text: str) -> None:
         """Count an answer."""
@@ -237,7 +238,7 @@ async def _client(plan: LoadPlan, address: str, report: Report, stop: asyncio.Ev
             async with asyncio.timeout(plan.timeout):
                 report.answer(address, await _ask(address, plan))
         except (OSError, EOFError, WrongAnswerError) as error:
-            report.fail(address, _reason(error))
+            report.fail(address, _reason(error), began)
             await asyncio.sleep(0.01)  # a refusing port must not turn this into a busy loop
         report.slowest = max(report.slowest, time.monotonic() - began)
         turn = max(turn + pause, time.monotonic() - 1)  # after a stall do not make up for more than a second
@@ -254,6 +255,7 @@ async def _hold(plan: HoldPlan, report: Report, stop: asyncio.Event, started: Ca
 
 
 async def _holder(plan: HoldPlan, report: Report, stop: asyncio.Event, echoed: asyncio.Event) -> None:
+    began = time.monotonic()
     try:
         async with asyncio.timeout(plan.timeout):
             reader, writer = await asyncio.open_connection(*_split(plan.address))
@@ -264,7 +266,7 @@ async def _holder(plan: HoldPlan, report: Report, stop: asyncio.Event, echoed: a
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
     except (OSError, EOFError, WrongAnswerError) as error:
-        report.fail(plan.address, _reason(error))
+        report.fail(plan.address, _reason(error), began)
     finally:
         echoed.set()
 
@@ -277,8 +279,9 @@ async def _echo(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
 ) -> None:
-    number = 0
-    while not stop.is_set():
+    number, last = 0, False
+    while not last:
+        last = stop.is_set()  # one exchange after the stop shows that it is still open
         line = b"line %d\n" % number
         writer.write(line)
         async with asyncio.timeout(plan.timeout):
