@@ -87,14 +87,16 @@ def test_the_first_signal_asks_the_second_insists(choice: str) -> None:
 
     async def scenario() -> None:
         signals = process.Signals()
-        with signals.handled():
-            os.kill(os.getpid(), signal.SIGHUP)
-            await signals.reload.wait()
-            os.kill(os.getpid(), signal.SIGTERM)
-            await signals.stop.wait()
-            assert not signals.at_once.is_set()
-            os.kill(os.getpid(), signal.SIGINT)
-            await signals.at_once.wait()
+        # pytest's own timeout does not get through to a waiting uvloop.
+        async with asyncio.timeout(10):
+            with signals.handled():
+                os.kill(os.getpid(), signal.SIGHUP)
+                await signals.reload.wait()
+                os.kill(os.getpid(), signal.SIGTERM)
+                await signals.stop.wait()
+                assert not signals.at_once.is_set()
+                os.kill(os.getpid(), signal.SIGINT)
+                await signals.at_once.wait()
 
     with asyncio.Runner(loop_factory=process.loop_factory(choice)) as runner:
         runner.run(scenario())
