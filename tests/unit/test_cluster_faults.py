@@ -17,8 +17,8 @@ from meshlb.cluster.faults import explain
         ),
         (
             (
-                "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. "
-                "Please run this command on a manager node or promote the current node to a manager."
+                "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster "
+                "state. Please run this command on a manager node or promote the current node to a manager."
             ),
             "run this on a manager (10.0.0.1, 10.0.0.2)",
         ),
@@ -36,8 +36,8 @@ from meshlb.cluster.faults import explain
         ),
         (
             (
-                'rpc error: code = Unavailable desc = connection error: desc = "transport: Error while dialing '
-                'dial tcp 10.77.0.1:2378: connect: connection refused"'
+                'rpc error: code = Unavailable desc = connection error: desc = "transport: Error while '
+                'dialing dial tcp 10.77.0.1:2378: connect: connection refused"'
             ),
             "no manager answers at 10.77.0.1:2378 (connection refused)",
         ),
@@ -69,8 +69,9 @@ from meshlb.cluster.faults import explain
         ),
         (
             (
-                "You are attempting to leave the swarm on a node that is participating as a manager. Removing "
-                "the last manager erases all current state of the swarm. Use `--force` to ignore this message."
+                "You are attempting to leave the swarm on a node that is participating as a manager. "
+                "Removing the last manager erases all current state of the swarm. Use `--force` to "
+                "ignore this message."
             ),
             "the swarm's last manager",
         ),
@@ -83,8 +84,8 @@ from meshlb.cluster.faults import explain
         ),
         (
             (
-                "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service whoami "
-                "already exists"
+                "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service "
+                "whoami already exists"
             ),
             "a service named whoami exists already",
         ),
