@@ -14,6 +14,8 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import docker
@@ -26,8 +28,8 @@ TIMEOUT = 5.0  # seconds that the engine may leave a request without a byte
 LARGEST = 32 << 20  # bytes of one answer; a task takes about 170, so a bound that no Swarm reaches
 LONGEST_EVENT = 1 << 20
 
-# Any version that the SDK accepts: it only keeps the SDK from asking the engine by itself, which would
-# wrap "permission denied" in five exceptions. `connect` asks.
+# Any version that the SDK accepts: it only keeps the SDK from asking the engine by itself, which nothing
+# could interrupt, and which wraps "permission denied" in five exceptions. `negotiate` asks.
 _UNUSED_VERSION = "1.44"
 
 
@@ -39,29 +41,20 @@ class AnswerError(EngineError):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine that answered, and the version that it speaks. It opens connections."""
+    """Where an engine is, and how to reach it."""
 
-    def __init__(self, dial: Callable[[], socket.socket], address: str, version: str) -> None:
-        self._dial, self.address, self.version = dial, address, version
+    dial: Callable[[], socket.socket]
+    address: str
 
     def connection(self) -> Connection:
         """A new connection; it is dialed with its first request."""
-        return Connection(self._dial, self.address, f"/v{self.version}")
+        return Connection(self.dial, self.address)
 
 
-def connect(base_url: str | None = None) -> Engine:
-    """The engine at `base_url`, or where the docker CLI would look; EngineError when it does not answer."""
-    dial, address = _transport(base_url)
-    with contextlib.closing(Connection(dial, address)) as connection:
-        answer = parse(connection.get("/version"), "GET /version")
-    version = answer.get("ApiVersion") if isinstance(answer, dict) else None
-    if not isinstance(version, str) or not version.replace(".", "").isdecimal():
-        raise EngineError(f"{address} does not answer like a Docker Engine; check DOCKER_HOST")
-    return Engine(dial, address, version)
-
-
-def _transport(base_url: str | None) -> tuple[Callable[[], socket.socket], str]:
+def find(base_url: str | None = None) -> Engine:
+    """The engine at `base_url`, or where the docker CLI would look for one. It is not asked anything yet."""
     try:
         client = _client(base_url).api
     except (DockerException, OSError, ValueError) as error:
@@ -70,17 +63,12 @@ def _transport(base_url: str | None) -> tuple[Callable[[], socket.socket], str]:
         ) from error
     url = client.base_url
     adapter: Any = client.get_adapter(url)  # the SDK's stubs do not know its adapters' methods
+    path = getattr(adapter, "socket_path", None)
+    if isinstance(path, str):
+        return Engine(partial(_dial_unix, path), path)
     prepared = client.prepare_request(requests.Request("GET", url))
     pool = adapter.get_connection_with_tls_context(prepared, verify=client.verify, cert=client.cert)
-
-    def dial() -> socket.socket:
-        connection = pool._new_conn()  # noqa: SLF001  # the only way to a connection of one's own
-        connection.timeout = TIMEOUT
-        connection.connect()
-        sock: socket.socket = connection.sock
-        return sock
-
-    return dial, str(getattr(adapter, "socket_path", url))
+    return Engine(partial(_dial_pool, pool), url)
 
 
 def _client(base_url: str | None) -> docker.DockerClient:
@@ -89,12 +77,44 @@ def _client(base_url: str | None) -> docker.DockerClient:
     return docker.DockerClient(base_url=base_url, version=_UNUSED_VERSION)
 
 
+def _dial_unix(path: str) -> socket.socket:
+    """As the SDK does it, but for the socket that it leaves open on failure."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(TIMEOUT)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _dial_pool(pool: Any) -> socket.socket:
+    connection = pool._new_conn()  # noqa: SLF001  # the only way to a connection of one's own
+    connection.timeout = TIMEOUT
+    connection.connect()
+    sock: socket.socket = connection.sock
+    return sock
+
+
 class Connection:
     """A keep-alive connection. One thread uses it; any other may `interrupt` it, for good."""
 
-    def __init__(self, dial: Callable[[], socket.socket], address: str, prefix: str = "") -> None:
+    def __init__(self, dial: Callable[[], socket.socket], address: str) -> None:
         self._http = _Http(dial)
-        self._address, self._prefix = address, prefix
+        self._address, self._prefix = address, ""
+
+    def negotiate(self) -> str:
+        """The newest version that the engine speaks. There is none that all engines in use accept."""
+        answer = parse(self.get("/version"), "/version")
+        version = answer.get("ApiVersion") if isinstance(answer, dict) else None
+        if not isinstance(version, str) or not version.replace(".", "").isdecimal():
+            raise EngineError(f"{self._address} does not answer like a Docker Engine; check DOCKER_HOST")
+        return version
+
+    def speak(self, version: str) -> None:
+        """Ask for this version from now on."""
+        self._prefix = f"/v{version}"
 
     def get(self, path: str) -> bytes:
         """The body of the answer to GET `path`; EngineError says why there is none."""

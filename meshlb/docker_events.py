@@ -5,8 +5,9 @@
           ├──health_status: unhealthy──► draining ──health_status: healthy──► (no mark)
           └──die, SIGKILL, destroy──► down ──start──► (no mark)
 
-A mark never outlives its task: `prune` drops the marks of tasks that gossip does not show. Gossip takes
-a task that Swarm itself stops out before the first signal, so marks are for what Swarm has not noticed.
+A mark never outlives its task: `prune` drops the marks of tasks that gossip does not show. A task that
+Swarm scales down or updates leaves gossip 2 s before its first signal and needs no mark; one that Swarm
+stops because it is unhealthy stays there until it is dead (seen on 20.10: 12 s).
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Marks:
 
 
 def _after(event: Event, before: _Mark | None, now: float) -> _Mark | None:
-    """The mark that follows `before` on an event. The end outweighs a signal, a signal outweighs health."""
+    """The mark that follows `before` on an event. The end outweighs health, health outweighs a signal."""
     mark = _said_by(event, now)
     if event.action == "start":
         return None
@@ -129,7 +130,7 @@ def _after(event: Event, before: _Mark | None, now: float) -> _Mark | None:
             event.action == "health_status: healthy" and before is not None and before.cause == "health"
         )
         return None if recovered else before
-    order = ("health", "signal", "end")
+    order = ("signal", "health", "end")
     if before and order.index(before.cause) > order.index(mark.cause):
         return before
     return mark

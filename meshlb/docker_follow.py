@@ -32,6 +32,8 @@ SHORTEST = 0.02  # seconds between two polls, whatever happens
 WAITING_EVENTS = 1000
 EVENTS_AGAIN = (0.25, 5.0)  # seconds before the event stream is asked for again
 
+NO_INGRESS = "no ingress network: on a manager, docker network create --ingress --driver overlay ingress"
+
 _NSFS = Path("/proc/self/ns/net").stat().st_dev  # the file system that namespaces are files of
 _NETWORKS_PATH = "/networks?filters=" + quote(json.dumps({"scope": ["swarm"]}))
 
@@ -100,12 +102,13 @@ class Session:
 
     def run(self, started: Callable[[], None]) -> None:
         """Follow until `end` is called; EngineError when the engine fails. `started` says that it works."""
+        version = self._polling.negotiate()
+        self._polling.speak(version)
+        self._listening.speak(version)
         self._learn_membership()
         self._network = docker_view.find_ingress(self._get(_NETWORKS_PATH))
         if not self._network:
-            raise NotReady(
-                "no ingress network: on a manager, docker network create --ingress --driver overlay ingress"
-            )
+            raise NotReady(NO_INGRESS)
         self._earlier, self._catch_up_until = self._known.view, self._clock() + CATCH_UP
         listener = threading.Thread(target=self._listen, name="meshlb-events", daemon=True)
         self._tick()
@@ -173,9 +176,7 @@ class Session:
             if error.status != 404:
                 raise
             self._learn_membership()  # the network goes when the node leaves
-            raise NotReady(
-                "the ingress network is gone: on a manager, docker network create --ingress --driver overlay ingress"
-            ) from error
+            raise NotReady(NO_INGRESS) from error
 
     def _checked(self, view: View) -> View:
         """`view`, unless the engine has left gossip or not joined it: then it shows an empty network."""
@@ -321,11 +322,11 @@ class Session:
             event = docker_events.parse_event(line)
             if event is None:
                 continue
-            if len(self._events) >= WAITING_EVENTS:
-                self._events.clear()
+            if len(self._events) < WAITING_EVENTS:
+                self._events.append(event)
+                self._wake.set()
+            else:
                 self._again()
-            self._events.append(event)
-            self._wake.set()
 
     def _again(self) -> None:
         self._lists_due = 0.0

@@ -142,7 +142,7 @@ def parse_lists(services: object, nodes: object) -> Lists:
     listed = (_listed_service(service, problems) for service in services)
     return Lists(
         {service.name: service for service in listed if service.name},
-        tuple(sorted((_listed_node(node) for node in nodes), key=lambda node: (node.address, node.id))),
+        tuple(_listed_node(node) for node in sorted(nodes, key=_by_readiness)),
         tuple(sorted(problems)),
     )
 
@@ -172,6 +172,11 @@ def _listed_port(service: str, entry: dict[str, object], problems: list[str]) ->
         )
         return None
     return Port(int(str(published)), int(str(target)), Protocol(str(protocol)))
+
+
+def _by_readiness(node: object) -> tuple[bool, str]:
+    """Nodes that are down first: one that left and joined again is listed twice, and the later entry wins."""
+    return _dict(_dict(node).get("Status")).get("State") == "ready", _text(_dict(node).get("ID"))
 
 
 def _listed_node(found: object) -> Node:

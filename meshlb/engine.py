@@ -155,7 +155,7 @@ class _Follower:
         return 0.0
 
     def _hold_session(self) -> None:
-        engine = docker_api.connect(self._base_url)
+        engine = docker_api.find(self._base_url)
         session = Session(engine, self._known, self._send, namespace=self._namespace, interval=self._interval)
         self._session = session
         try:

@@ -1,0 +1,262 @@
+"""Docker's JSON, as a real engine 20.10 sent it and as none should, becomes the mesh's nouns."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fake_engine import recorded
+
+from meshlb.docker_view import (
+    NOBODY,
+    Lists,
+    View,
+    carry_lists,
+    carry_tasks,
+    find_ingress,
+    fingerprint,
+    parse_lists,
+    parse_membership,
+    parse_view,
+    snapshot,
+)
+from meshlb.errors import EngineError
+from meshlb.model import BackendState, Node, Port, Protocol, Service, Snapshot, Task
+
+MANAGER, WORKER = "10.211.0.1", "10.211.0.2"
+NAMESPACE = ("/run/ns", 7)
+
+
+@pytest.fixture
+def real() -> dict[str, Any]:
+    return recorded()
+
+
+def whole(view: View, lists: Lists | None = None) -> Snapshot:
+    return snapshot(view, lists, NOBODY, {}, NAMESPACE)
+
+
+def named(services: tuple[Service, ...], name: str) -> Service:
+    return next(service for service in services if service.name == name)
+
+
+def test_view_of_a_worker(real: dict[str, Any]) -> None:
+    view = parse_view(real["view"])
+    assert [service.name for service in view.services] == ["sick", "web"]  # not the nodes' own endpoints
+    web = named(view.services, "web")
+    assert web.ports == (Port(80, 8000), Port(82, 8000), Port(5353, 53))
+    assert [task.name[:6] for task in web.tasks] == [f"web.{slot}." for slot in range(1, 7)]
+    assert web.tasks[0] == Task("qkvwfv97zv8nr3hcz6agfyl3f", web.tasks[0].name, "10.0.0.8", WORKER)
+    assert {peer.address for peer in view.peers} == view.heard == {MANAGER, WORKER}
+    assert view.problems == ()
+
+
+def test_membership(real: dict[str, Any]) -> None:
+    manager, worker = parse_membership(real["info_manager"]), parse_membership(real["info_worker"])
+    assert manager.node == Node("tyqq6cl55yes8ti57q4lsif8t", "eng1", MANAGER)
+    assert (manager.state, manager.manager, manager.cluster) == ("active", True, "8nk5tujd1dxvbs6klg7hjjrgu")
+    assert (worker.state, worker.manager, worker.cluster) == ("active", False, "")
+
+
+@pytest.mark.parametrize("info", [None, [], {}, {"Swarm": None}, {"Swarm": {"LocalNodeState": 3}}])
+def test_membership_that_is_none(info: object) -> None:
+    with pytest.raises(EngineError, match="does not tell its Swarm state"):
+        parse_membership(info)
+
+
+def test_ingress_is_found_by_its_flag(real: dict[str, Any]) -> None:
+    networks = real["networks"]
+    for network in networks:
+        network["Name"] = "renamed" if network["Ingress"] else "ingress"
+    assert find_ingress(networks) == "p55oua5tenzju1qjdjjtizzy0"
+    assert find_ingress([network for network in networks if not network["Ingress"]]) == ""
+    assert find_ingress([None, {"Ingress": True}, {"Ingress": True, "Id": 4}]) == ""
+
+
+def test_manager_knows_protocols_labels_and_names(real: dict[str, Any]) -> None:
+    result = whole(parse_view(real["view"]), parse_lists(real["services"], real["nodes"]))
+    web = named(result.services, "web")
+    assert web.id == "mnefiv4ungpmyq495i31bnsy0"
+    assert web.ports == (Port(80, 8000), Port(82, 8000), Port(5353, 53, Protocol.UDP))
+    assert web.labels == (("meshlb.balance", "roundrobin"),)
+    assert len(web.tasks) == 6
+    assert [node.name for node in result.nodes] == ["eng1", "eng2"]
+    assert (result.namespace, result.namespace_id) == NAMESPACE
+
+
+def test_only_ingress_ports_count(real: dict[str, Any]) -> None:
+    services = real["services"]
+    published = next(s for s in services if s["Spec"]["Name"] == "web")["Endpoint"]["Ports"]
+    published[0]["PublishMode"] = "host"
+    web = named(whole(parse_view(real["view"]), parse_lists(services, [])).services, "web")
+    assert published[0]["PublishedPort"] not in [port.published for port in web.ports]
+    for port in published:
+        port["PublishMode"] = "host"
+    left = whole(parse_view(real["view"]), parse_lists(services, [])).services
+    assert "web" not in [service.name for service in left]
+
+
+def test_service_without_tasks_is_there_on_a_manager(real: dict[str, Any]) -> None:
+    lists = parse_lists(real["services"], real["nodes"])
+    web = named(whole(View(), lists).services, "web")
+    assert web.ports
+    assert web.tasks == ()
+
+
+def test_node_that_joined_again_is_its_ready_self(real: dict[str, Any]) -> None:
+    """Recorded: eng3 left and joined; its old entry is down and has the same address."""
+    lists = parse_lists([], list(reversed(real["nodes"])))
+    peers = parse_view(real["view"] | {"Peers": [{"Name": "x", "IP": "10.211.0.3"}]})
+    assert whole(peers, lists).nodes == (Node("pncwd2x30hdwujyiq02dar0n3", "eng3", "10.211.0.3"),)
+
+
+def test_manager_that_reports_no_address_of_its_own() -> None:
+    found = {"ID": "n", "Status": {"Addr": "0.0.0.0"}, "ManagerStatus": {"Addr": "10.0.0.9:2377"}}
+    assert parse_lists([], [found]).nodes == (Node("n", "", "10.0.0.9"),)
+
+
+def test_worker_knows_its_own_name(real: dict[str, Any]) -> None:
+    own = parse_membership(real["info_worker"]).node
+    nodes = snapshot(parse_view(real["view"]), None, own, {}, NAMESPACE).nodes
+    assert nodes == (Node("", "35147cf294ac", MANAGER), own)
+
+
+def test_marks_change_states(real: dict[str, Any]) -> None:
+    view = parse_view(real["view"])
+    task = named(view.services, "web").tasks[2]
+    marks = {task.id: BackendState.DOWN, "elsewhere": BackendState.DRAINING}
+    web = named(snapshot(view, None, NOBODY, marks, NAMESPACE).services, "web")
+    assert [task.state for task in web.tasks].count(BackendState.DOWN) == 1
+    assert web.tasks[2].state is BackendState.DOWN
+
+
+def test_sctp_is_reported() -> None:
+    found = {
+        "ID": "i",
+        "Spec": {"Name": "radio"},
+        "Endpoint": {
+            "Ports": [
+                {"Protocol": "sctp", "TargetPort": 1, "PublishedPort": 36412, "PublishMode": "ingress"},
+                {"Protocol": "tcp", "TargetPort": 1, "PublishedPort": 80, "PublishMode": "ingress"},
+            ]
+        },
+    }
+    lists = parse_lists([found], [])
+    assert lists.problems == ("service radio: port 36412/sctp is not served: meshlb carries tcp and udp",)
+    assert lists.services["radio"].ports == (Port(80, 1),)
+
+
+BAD_PORTS: list[object] = [
+    "",
+    "8000",
+    None,
+    7,
+    {},
+    "Target: x, Publish: 80",
+    "Target: 8000, Publish: 99999",
+    "Target: 0, Publish: 8",
+]
+
+
+@pytest.mark.parametrize("port", BAD_PORTS)
+def test_unreadable_port_is_left_out_and_reported(real: dict[str, Any], port: object) -> None:
+    real["view"]["Services"]["web"]["Ports"][0] = port
+    view = parse_view(real["view"])
+    assert len(named(view.services, "web").ports) == 2
+    assert view.problems == (f'service web: cannot read its port "{port}"; left out',)
+
+
+def test_unpublished_port_is_no_problem(real: dict[str, Any]) -> None:
+    real["view"]["Services"]["web"]["Ports"] = ["Target: 8000, Publish: 0"]
+    view = parse_view(real["view"])
+    assert view.problems == ()
+    assert "web" not in [service.name for service in whole(view).services]
+
+
+@pytest.mark.parametrize("address", ["", None, "<nil>", "10.0.0", 5, ["10.0.0.1"]])
+def test_task_without_an_address_is_left_out_and_reported(real: dict[str, Any], address: object) -> None:
+    tasks = real["view"]["Services"]["web"]["Tasks"]
+    tasks[0]["EndpointIP"] = address
+    view = parse_view(real["view"])
+    assert len(named(view.services, "web").tasks) == 5
+    assert len(view.problems) == 1
+    assert f"task {tasks[0]['Name']} has no usable address" in view.problems[0]
+
+
+def test_task_without_host_and_ipv6(real: dict[str, Any]) -> None:
+    tasks = [{"Name": "web.1.abc", "EndpointIP": "fd00::5"}]
+    real["view"]["Services"] = {"web": {"Ports": ["Target: 1, Publish: 2"], "Tasks": tasks}}
+    assert parse_view(real["view"]).services[0].tasks == (Task("abc", "web.1.abc", "fd00::5"),)
+
+
+@pytest.mark.parametrize(
+    "garbage", [None, 4, "x", [], [None, 7, {}], {"Ports": None}, {"Ports": {}, "Tasks": 3}]
+)
+def test_garbage_inside_of_the_view_harms_nothing_else(real: dict[str, Any], garbage: object) -> None:
+    view = parse_view(
+        real["view"] | {"Services": {**real["view"]["Services"], "bad": garbage}, "Peers": garbage}
+    )
+    assert len(named(whole(view).services, "web").tasks) == 6
+
+
+@pytest.mark.parametrize(
+    "network", [None, [], {}, "x", {"Ingress": False}, {"Ingress": True, "Services": [1]}]
+)
+def test_garbage_instead_of_the_view(network: object) -> None:
+    with pytest.raises(EngineError):
+        parse_view(network)
+
+
+@pytest.mark.parametrize("garbage", [None, 4, "x", [], {}, {"Spec": 3, "Endpoint": [], "Status": "down"}])
+def test_garbage_inside_of_the_lists(real: dict[str, Any], garbage: object) -> None:
+    lists = parse_lists([garbage, *real["services"]], [garbage, *real["nodes"]])
+    assert set(lists.services) == {"sick", "web"}
+    with pytest.raises(EngineError):
+        parse_lists({"message": "x"}, [])
+
+
+def test_fingerprint_ignores_the_order_of_peers(real: dict[str, Any]) -> None:
+    view = real["view"] | {"Peers": [{"Name": name, "IP": "10.0.0.1"} for name in "abc"]}
+
+    def body(**changes: object) -> bytes:
+        return json.dumps(view | changes, separators=(",", ":")).encode()
+
+    assert fingerprint(body()) == fingerprint(body(Peers=view["Peers"][::-1]))
+    assert fingerprint(body()) != fingerprint(body(Peers=view["Peers"][1:]))
+    assert fingerprint(body()) != fingerprint(body(Services={}))
+    assert fingerprint(b"garbage") != fingerprint(b"")
+
+
+def test_removed_service_keeps_its_protocol_while_gossip_shows_it(real: dict[str, Any]) -> None:
+    view, lists = parse_view(real["view"]), parse_lists(real["services"], [])
+    empty = parse_lists([], [])
+    kept = carry_lists(lists, empty, view)
+    assert Port(5353, 53, Protocol.UDP) in kept.services["web"].ports
+    assert carry_lists(kept, empty, View()).services == {}
+    assert carry_lists(None, lists, view) is lists
+
+
+def task(slot: int, node: str) -> Task:
+    return Task(f"t{slot}", f"web.{slot}.t{slot}", f"10.0.0.{slot}", node)
+
+
+def view_of(*tasks: Task, heard: frozenset[str]) -> View:
+    services = (Service("", "web", (Port(80, 8000),), tasks),) if tasks else ()
+    return View(services, tuple(Node("", node, node) for node in sorted(heard)), heard)
+
+
+@pytest.mark.parametrize("shown", [(), (task(9, "a"),)])
+def test_engine_that_has_come_back_is_given_time_to_hear_of_the_others(shown: tuple[Task, ...]) -> None:
+    old = view_of(task(1, "a"), task(2, "b"), task(3, "c"), heard=frozenset("abc"))
+    carried = carry_tasks(old, view_of(*shown, heard=frozenset("ab")), "a", None)
+    assert [found.id for found in carried.services[0].tasks] == ["t3", *(task.id for task in shown)]
+    assert carried.services[0].ports == (Port(80, 8000),)
+    assert [peer.address for peer in carried.peers] == ["a", "b", "c"]
+
+
+def test_nothing_is_carried_of_what_is_known_to_be_gone() -> None:
+    old = view_of(task(1, "a"), task(2, "b"), heard=frozenset("ab"))
+    assert carry_tasks(old, view_of(heard=frozenset("ab")), "a", None).services == ()
+    lists = Lists({"other": Service("i", "other", (), ())})
+    assert carry_tasks(old, view_of(heard=frozenset("a")), "a", lists).services == ()
