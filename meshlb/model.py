@@ -98,6 +98,19 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Desired:
+    """What only managers know: how services are meant to be (without their tasks), and which tasks are to stop.
+
+    `stopping` are ids of tasks that Swarm is about to stop: about two seconds later they get their SIGTERM.
+    """
+
+    services: tuple[Service, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    stopping: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PortStatus:
     """How one published port is served on this node, with the reason where it is not."""
 

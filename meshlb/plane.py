@@ -33,6 +33,9 @@ class Listeners(Interface):
     def recheck(self) -> dict[Port, PortState]:
         """How ports are served now, where that may change behind our back."""
 
+    def reason(self, port: Port) -> str:
+        """Why the port is served as it is."""
+
 
 @dataclass(slots=True)
 class _Served:
@@ -102,7 +105,7 @@ class Plane:
         for port, state in self._listeners.recheck().items():
             served = self._served.get(port)
             if served and served.listening:
-                served.state = state
+                self._change(port, served, state)
         self._reap()
         return self._statuses()
 
@@ -114,8 +117,8 @@ class Plane:
     def close_listeners(self) -> None:
         """Accepts what has completed its handshake, then nothing more; established connections go on."""
         self._closing = True
-        self._forwarder.close_listeners()
         self._forget_listeners()
+        self._forwarder.close_listeners()
 
     def stop(self) -> None:
         """Ends the workers; connections that are still open are reset."""
@@ -126,6 +129,13 @@ class Plane:
         self._threads.clear()
         self._forget_listeners()
         self._namespace.close()
+
+    def _change(self, port: Port, served: _Served, state: PortState) -> None:
+        """The port is served in another way now; when it cannot be any more, the next look opens it anew."""
+        reason = self._listeners.reason(port)
+        if state is PortState.FAILED:
+            self._close([served])
+        served.state, served.reason = state, reason
 
     def _forget_listeners(self) -> None:
         for port, served in self._served.items():
@@ -167,8 +177,9 @@ class Plane:
     def _close(self, gone: list[_Served]) -> None:
         for served in gone:
             if served.listening:
-                self._forwarder.close_listeners(served.port_id)
+                # First the redirect: new clients then find Swarm's mesh, not a port that closes.
                 self._listeners.close(served.entry.port)
+                self._forwarder.close_listeners(served.port_id)
 
     def _retire(self, gone: list[_Served], dropped: list[int]) -> None:
         for served in gone:

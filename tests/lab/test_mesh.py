@@ -1,0 +1,195 @@
+"""The mesh on a real Swarm: every node answers for every service, and changes cost no connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from load import EchoHold, Load
+from waiting import eventually
+
+from meshlb.lab import Lab, Node
+from meshlb.lab.image import IMAGE
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("agents"), pytest.mark.timeout(300)]
+
+CONCURRENCY = 4
+Serve = Callable[..., None]
+
+
+@pytest.fixture
+def serve(lab: Lab) -> Iterator[Serve]:
+    """Creates services with plain docker; they are gone again after the test."""
+    names: list[str] = []
+
+    def create(name: str, *options: str, image: str = IMAGE) -> None:
+        names.append(name)
+        docker(lab, "service", "create", "--quiet", "--name", name, *options, image)
+
+    yield create
+    for name in names:
+        docker(lab, "service", "rm", name)
+
+
+def docker(lab: Lab, *words: str) -> str:
+    """What docker says on the manager."""
+    return lab.nodes[0].run(["docker", *words], timeout=120).stdout
+
+
+def ask(address: str, port: int = 80) -> str:
+    """The name of the container that answers."""
+    with urllib.request.urlopen(f"http://{address}:{port}/", timeout=10) as answer:
+        return str(answer.read().split(b"\n")[0].decode())
+
+
+def containers(lab: Lab, port: int, count: int) -> list[set[str]]:
+    """Who answers `count` requests to each node."""
+    return [{ask(node.address, port) for _ in range(count)} for node in lab.nodes]
+
+
+def answers_from(lab: Lab, port: int, count: int) -> bool:
+    """Whether on every node `count` requests are answered by as many containers, the same ones everywhere."""
+    try:
+        first, *others = containers(lab, port, count)
+    except OSError:
+        return False
+    return len(first) == count and all(names == first for names in others)
+
+
+def await_containers(lab: Lab, count: int, port: int = 80) -> None:
+    eventually(lambda: answers_from(lab, port, count), timeout=60, what=f"{count} containers on every node")
+
+
+def status(node: Node) -> dict[str, object]:
+    return dict(json.loads(node.run(["curl", "-s", "http://127.0.0.1:9946/status"]).stdout))
+
+
+def short(lab: Lab) -> Load:
+    """Short connections to every node, and from every node's own point of view."""
+    return Load([f"{node.address}:80" for node in lab.nodes], concurrency=CONCURRENCY, rate=150)
+
+
+def test_five_requests_reach_five_containers_on_every_node(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000", "--replicas", "5")
+    await_containers(lab, 5)
+    for _ in range(3):
+        assert answers_from(lab, 80, 5)
+
+
+def test_a_node_without_a_task_answers(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000", "--constraint", "node.hostname==node2")
+    await_containers(lab, 1)
+
+
+def test_a_node_answers_to_itself(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000")
+    await_containers(lab, 1)
+    for node in lab.nodes:
+        assert node.run(["curl", "-sf", "http://127.0.0.1/"]).stdout
+        assert node.run(["curl", "-sf", f"http://{node.address}/"]).stdout
+
+
+def test_ports_are_added_and_removed(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000")
+    await_containers(lab, 1)
+    docker(lab, "service", "update", "--quiet", "--publish-add", "8080:8000", "whoami")
+    await_containers(lab, 1, 8080)
+    docker(
+        lab, "service", "update", "--quiet", "--publish-rm", "8000", "--publish-add", "8080:8000", "whoami"
+    )
+    eventually(lambda: _refused(lab, 80), timeout=30, what="port 80 to be closed on every node")
+    await_containers(lab, 1, 8080)
+
+
+def _refused(lab: Lab, port: int) -> bool:
+    for node in lab.nodes:
+        try:
+            ask(node.address, port)
+        except OSError as error:
+            if "refused" not in str(error):
+                return False
+        else:
+            return False
+    return True
+
+
+def test_an_unmodified_stack(lab: Lab) -> None:
+    stack = Path(__file__).parents[2] / "examples" / "whoami.yml"
+    docker(lab, "stack", "deploy", "-c", str(stack), "demo")
+    try:
+        await_containers(lab, 3, 8081)
+        assert status(lab.nodes[0])["problems"] == []
+    finally:
+        docker(lab, "stack", "rm", "demo")
+
+
+def test_a_bad_label_is_reported_and_the_service_works(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000", "--label", "meshlb.balance=leastcon")
+    await_containers(lab, 1)
+    expected = 'service whoami: label meshlb.balance: "leastcon" is not one of roundrobin'
+    eventually(lambda: expected in str(status(lab.nodes[0])["problems"]), timeout=30, what=expected)
+
+
+def test_scaling_under_load_loses_nothing(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000", "--publish", "9000:9000", "--replicas", "2")
+    await_containers(lab, 2)
+    with short(lab) as load:
+        for replicas in (6, 3):
+            docker(lab, "service", "scale", f"whoami={replicas}")
+            await_containers(lab, replicas)
+        report = load.stop()
+    assert report.failures == []
+    assert report.succeeded > 300
+    assert all(len(names) >= 6 for names in report.answers.values())
+
+
+def test_a_killed_task_costs_no_new_connection(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000", "--replicas", "4", "--restart-delay", "1s")
+    await_containers(lab, 4)
+    with short(lab) as load:
+        for node in lab.nodes:
+            task = node.run(["docker", "ps", "--quiet", "--filter", "name=whoami"]).stdout.split()[0]
+            node.run(["docker", "kill", task])
+            killed = time.monotonic()
+            await_containers(lab, 4)
+        report = load.stop()
+    # Those that a task had accepted when it died are lost with it, as they would be without a mesh.
+    assert len(report.failures) <= len(lab.nodes) ** 2 * CONCURRENCY, report.reasons()
+    assert [failure for failure in report.failures if failure.began > killed] == []
+    assert all(failure.reason == "reset" for failure in report.failures), report.reasons()
+    assert report.succeeded > 300
+
+
+def test_established_connections_outlive_changes(lab: Lab, serve: Serve) -> None:
+    serve("echo", "--publish", "9000:9000", "--publish", "80:8000")
+    await_containers(lab, 1)
+    with EchoHold(f"{lab.nodes[2].address}:9000", 20) as hold:
+        docker(lab, "service", "scale", "echo=4")
+        await_containers(lab, 4)
+        docker(lab, "service", "update", "--quiet", "--label-add", "some=label", "echo")
+        report = hold.stop()
+    assert report.failures == []
+    assert report.open_at_end == 20
+
+
+def test_an_idle_agent_is_quiet(lab: Lab, agents: dict[str, object], serve: Serve) -> None:
+    """At most one percent of a core, on a Swarm where nothing happens."""
+    serve("whoami", "--publish", "80:8000")
+    await_containers(lab, 1)
+    pids = [agent.process.pid for agent in agents.values()]  # type: ignore[attr-defined]
+    time.sleep(12)  # the looks that follow a change are over
+    before, began = [_cpu_seconds(pid) for pid in pids], time.monotonic()
+    time.sleep(20)
+    elapsed = time.monotonic() - began
+    shares = [(_cpu_seconds(pid) - then) / elapsed for pid, then in zip(pids, before, strict=True)]
+    assert max(shares) <= 0.01, shares
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
