@@ -17,7 +17,9 @@ from meshlb.table import Table, build
 
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
 CALM = 30.0
-FAILED = 2.0  # a port that another process held is served this soon after it is free
+# A port that another process held is served this soon after it is free: soon after a change, when somebody
+# watches, and later less often, for a look costs some 20 ms of a core.
+FAILED, STILL_FAILED = 2.0, 10.0
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -53,7 +55,7 @@ def pause(since_change: float, failed: bool, failures: int) -> float:
     if failures:
         return min(CALM, FAILED**failures)
     next_check = next((at - since_change for at in AFTER_CHANGE if at > since_change), CALM)
-    return min(next_check, FAILED) if failed else next_check
+    return min(next_check, max(FAILED, since_change / 10), STILL_FAILED) if failed else next_check
 
 
 class Serving:
@@ -147,11 +149,11 @@ class Serving:
 
     async def drain(self, seconds: float, at_once: asyncio.Event) -> None:
         """Take no new connections, then wait for the open ones: at most `seconds`, or until `at_once`."""
-        self.draining = True
         await self._call(self._plane.close_listeners)
+        self.draining = True
         end = asyncio.get_running_loop().time() + seconds
         left = (await self.counters()).open
-        log.info("draining: %s open, at most %g seconds for them", _connections(left), seconds)
+        log.info("draining for at most %g seconds: %s open", seconds, _connections(left))
         while left and not at_once.is_set() and asyncio.get_running_loop().time() < end:
             await _wait(at_once, 0.1)
             left = (await self.counters()).open

@@ -200,7 +200,7 @@ def test_a_life_with_a_file(
     assert old.recv(100) == b"bye"
     old.close()
     assert mesh.wait() == 0
-    assert "draining: 1 connection is open" in mesh.said()
+    assert "draining for at most 30 seconds: 1 connection is open" in mesh.said()
     assert "Traceback" not in mesh.said()
 
 

@@ -20,7 +20,7 @@ from meshlb.config import Config
 from meshlb.errors import ConfigError, EngineError, PortError
 from meshlb.model import Counters, Port, PortState, PortStatus, Service, Snapshot, SourceStatus, Task
 from meshlb.process import Signals
-from meshlb.serving import CALM, FAILED, Serving, pause
+from meshlb.serving import CALM, FAILED, STILL_FAILED, Serving, pause
 from meshlb.table import Table
 
 LOOPS = ["asyncio", "uvloop"]
@@ -303,9 +303,9 @@ def test_a_drain_waits_for_the_open_connections(loop: str) -> None:
         async def scenario() -> None:
             await agent.until(lambda: agent.plane.served() == [80])
             agent.signals.terminate()
-            await agent.until(lambda: "close_listeners" in agent.plane.calls)
+            await agent.status(lambda status: status["draining"])
             assert (await agent.get("/healthz"))[0] == 503
-            assert (await agent.get("/status"))[1]["draining"]
+            assert "close_listeners" in agent.plane.calls
             agent.source.queue.put_nowait(snapshot(80, 81))  # would open a listener again
             await asyncio.sleep(0.05)
             assert "stop" not in agent.plane.calls
@@ -390,6 +390,8 @@ def test_pauses_follow_changes_and_failures_and_are_bounded() -> None:
     assert pause(11, False, 0) == CALM
     assert pause(11, True, 0) == FAILED
     assert pause(0.5, True, 0) == 0.5
+    assert pause(50, True, 0) == 5
+    assert pause(3600, True, 0) == STILL_FAILED
     assert [pause(0, False, failures) for failures in (1, 2, 3, 10)] == [2, 4, 8, CALM]
 
 
