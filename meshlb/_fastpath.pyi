@@ -9,8 +9,8 @@ _PortCounters = tuple[int, int, int, int, int, int]
 class Forwarder:
     """Worker threads, the table they serve and what they count.
 
-    Ports and backends are ids: added, named by published routes, retired when a published table no longer names
-    them, and reaped when no connection refers to them any more.
+    Ports and backends are ids: added, named by published routes, retired when a published table no longer
+    names them, and reaped when no connection refers to them any more.
     """
 
     def __new__(cls, workers: int) -> Forwarder: ...
@@ -30,7 +30,7 @@ class Forwarder:
         """Hands a listening, non-blocking socket to a worker, which owns it from here on."""
 
     def close_listeners(self, port: int | None = None) -> None:
-        """Accepts what has completed its handshake, then closes the port's listeners; all of them with None."""
+        """Accepts what has completed its handshake, then closes the port's listeners; all with None."""
 
     def publish(
         self, routes: tuple[tuple[int, int, tuple[int, ...]], ...], namespace_fd: int, namespace_id: int
@@ -41,19 +41,19 @@ class Forwarder:
         Id 0 is the namespace that the process started in and needs no descriptor (-1).
         """
 
-    def retire_port(self, id: int) -> None:
+    def retire_port(self, port: int) -> None:
         """The table last published does not name the port any more, and its listeners are being closed."""
 
-    def retire_backend(self, id: int) -> None:
+    def retire_backend(self, backend: int) -> None:
         """The table last published does not name the backend any more."""
 
     def reap(self) -> tuple[list[tuple[int, _PortCounters]], list[int]]:
         """Frees what nobody refers to any more: ports with their last counters, and backends."""
 
-    def port_counters(self, id: int) -> _PortCounters:
+    def port_counters(self, port: int) -> _PortCounters:
         """The port's counters, summed over the workers."""
 
-    def backend_counters(self, id: int) -> tuple[int, int, int, int, int, int]:
+    def backend_counters(self, backend: int) -> tuple[int, int, int, int, int, int]:
         """(chosen, ended, connected, failed, bytes received from clients, bytes sent to clients)."""
 
     def held(self) -> tuple[int, int]:

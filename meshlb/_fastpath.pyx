@@ -1115,11 +1115,11 @@ cdef class Forwarder:
             self.retired = old
         self._wake()
 
-    def retire_port(self, uint32_t id):
-        self._port(id).retired = self.generation
+    def retire_port(self, uint32_t port):
+        self._port(port).retired = self.generation
 
-    def retire_backend(self, uint32_t id):
-        self._backend(id).retired = self.generation
+    def retire_backend(self, uint32_t backend):
+        self._backend(backend).retired = self.generation
 
     def reap(self):
         cdef uint64_t seen = self._seen()
@@ -1140,30 +1140,30 @@ cdef class Forwarder:
         self.free_backends += backends
         return ports, backends
 
-    def port_counters(self, uint32_t id):
-        cdef port_t *port = self._port(id)
+    def port_counters(self, uint32_t port):
+        cdef port_counters *counters = self._port(port).counters
         cdef uint64_t closed = 0, accepted = 0, failed = 0, failovers = 0, received = 0, sent = 0
         cdef int i
         for i in range(self.plane.workers):  # closed before accepted: never more closed than accepted
-            closed += sys.load_acquire(&port.counters[i].closed)
-            accepted += sys.load_relaxed(&port.counters[i].accepted)
-            failed += sys.load_relaxed(&port.counters[i].failed)
-            failovers += sys.load_relaxed(&port.counters[i].failovers)
-            received += sys.load_relaxed(&port.counters[i].received)
-            sent += sys.load_relaxed(&port.counters[i].sent)
+            closed += sys.load_acquire(&counters[i].closed)
+            accepted += sys.load_relaxed(&counters[i].accepted)
+            failed += sys.load_relaxed(&counters[i].failed)
+            failovers += sys.load_relaxed(&counters[i].failovers)
+            received += sys.load_relaxed(&counters[i].received)
+            sent += sys.load_relaxed(&counters[i].sent)
         return accepted, closed, failed, failovers, received, sent
 
-    def backend_counters(self, uint32_t id):
-        cdef backend_t *backend = self._backend(id)
+    def backend_counters(self, uint32_t backend):
+        cdef backend_counters *counters = self._backend(backend).counters
         cdef uint64_t chosen = 0, ended = 0, connected = 0, failed = 0, received = 0, sent = 0
         cdef int i
         for i in range(self.plane.workers):
-            ended += sys.load_acquire(&backend.counters[i].ended)
-            chosen += sys.load_relaxed(&backend.counters[i].chosen)
-            connected += sys.load_relaxed(&backend.counters[i].connected)
-            failed += sys.load_relaxed(&backend.counters[i].failed)
-            received += sys.load_relaxed(&backend.counters[i].received)
-            sent += sys.load_relaxed(&backend.counters[i].sent)
+            ended += sys.load_acquire(&counters[i].ended)
+            chosen += sys.load_relaxed(&counters[i].chosen)
+            connected += sys.load_relaxed(&counters[i].connected)
+            failed += sys.load_relaxed(&counters[i].failed)
+            received += sys.load_relaxed(&counters[i].received)
+            sent += sys.load_relaxed(&counters[i].sent)
         return chosen, ended, connected, failed, received, sent
 
     def held(self):

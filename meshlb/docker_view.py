@@ -12,10 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshlb.errors import EngineError
-from meshlb.model import BackendState, Node, Port, Protocol, Service, Snapshot, Task
+from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service, Snapshot, Task
 
 _PORT = re.compile(r"Target: (\d{1,5}), Publish: (\d{1,5})", re.ASCII)
 
+
+PORTS_STAY = 10.0  # seconds; a task in ten that alone has a port is missed by 40 looks once in 70 times
+_UPDATING = ("updating", "rollback_started")
 
 NOBODY = Node("", "", "")
 
@@ -29,6 +32,8 @@ class Membership:
     node: Node = NOBODY
     cluster: str = ""
     manager: bool = False
+    managers: tuple[str, ...] = ()  # addresses
+    root: str = ""  # Docker's data directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Lists:
     services: Mapping[str, Service]
     nodes: tuple[Node, ...] = ()
     problems: tuple[str, ...] = ()
+    updating: bool = False  # a rolling update is under way
+    stopping: frozenset[str] = frozenset()  # ids of tasks that are about to be stopped
 
 
 def parse_membership(info: object) -> Membership:
@@ -62,7 +69,20 @@ def parse_membership(info: object) -> Membership:
         raise EngineError("the engine's /info does not tell its Swarm state; is this a Docker Engine?")
     node = Node(_text(swarm.get("NodeID")), _text(_dict(info).get("Name")), _text(swarm.get("NodeAddr")))
     cluster = _text(_dict(swarm.get("Cluster")).get("ID"))
-    return Membership(state, _text(swarm.get("Error")), node, cluster, swarm.get("ControlAvailable") is True)
+    managers = {_text(_dict(peer).get("Addr")) for peer in _list(swarm.get("RemoteManagers"))}
+    return Membership(
+        state,
+        _text(swarm.get("Error")),
+        node,
+        cluster,
+        swarm.get("ControlAvailable") is True,
+        tuple(sorted(host for text in managers if _is_address(host := _without_port(text)))),
+        _text(_dict(info).get("DockerRootDir")),
+    )
+
+
+def _without_port(text: str) -> str:
+    return text.rpartition(":")[0].strip("[]")
 
 
 def find_ingress(networks: object) -> str:
@@ -144,7 +164,37 @@ def parse_lists(services: object, nodes: object) -> Lists:
         {service.name: service for service in listed if service.name},
         tuple(_listed_node(node) for node in sorted(nodes, key=_by_readiness)),
         tuple(sorted(problems)),
+        any(_dict(_dict(service).get("UpdateStatus")).get("State") in _UPDATING for service in services),
     )
+
+
+def parse_wanted(tasks: object) -> frozenset[str]:
+    """The ids of the tasks that Swarm wants to run, from `/tasks` filtered by that."""
+    if not isinstance(tasks, list):
+        raise EngineError("the engine answered /tasks with something that is not a list")
+    return frozenset(_text(_dict(task).get("ID")) for task in tasks)
+
+
+def stopping(view: View, services: Mapping[str, Service], wanted: frozenset[str]) -> frozenset[str]:
+    """Tasks that still run but are not wanted any more.
+
+    The engine lists a task in its view until its container has died, though Swarm has decided some three
+    seconds earlier, and sends SIGTERM two seconds after taking it out of its own mesh (seen on 20.10).
+    """
+    shown = (task for service in view.services if service.name in services for task in service.tasks)
+    return frozenset(task.id for task in shown) - wanted
+
+
+def to_desired(lists: Lists) -> Desired:
+    """A manager's lists, for others."""
+    services = tuple(lists.services[name] for name in sorted(lists.services))
+    return Desired(services, lists.nodes, lists.stopping, lists.problems)
+
+
+def from_desired(desired: Desired) -> Lists:
+    """What another agent knows as a manager."""
+    services = {service.name: service for service in desired.services}
+    return Lists(services, desired.nodes, desired.problems, stopping=desired.stopping)
 
 
 def _listed_service(found: object, problems: list[str]) -> Service:
@@ -182,7 +232,8 @@ def _by_readiness(node: object) -> tuple[bool, str]:
 def _listed_node(found: object) -> Node:
     node = _dict(found)
     address = _text(_dict(node.get("Status")).get("Addr"))
-    manager = _text(_dict(node.get("ManagerStatus")).get("Addr")).rpartition(":")[0].strip("[]")
+    manager = _text(_dict(node.get("ManagerStatus")).get("Addr"))
+    manager = _without_port(manager)
     if manager and not _is_reachable(address):
         address = manager  # a manager that listens on every address reports 0.0.0.0 as its own
     return Node(_text(node.get("ID")), _text(_dict(node.get("Description")).get("Hostname")), address)
@@ -198,6 +249,39 @@ def carry_lists(old: Lists | None, new: Lists, view: View) -> Lists:
     shown = {service.name for service in view.services}
     kept = {name: found for name, found in old.services.items() if name in shown and name not in new.services}
     return replace(new, services={**new.services, **kept})
+
+
+class Ports:
+    """Remembers services' ports for a while, where only gossip tells them.
+
+    The view shows the ports of one task of the service, whichever comes first: while an update adds or removes a
+    port they come and go with every look. And a service whose only task is being replaced is not shown at all.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, Port], float] = {}
+
+    def remember(self, view: View, now: float) -> View:
+        """The view with every port that was seen in the last seconds, unless another service has it now."""
+        shown = {(service.name, port): now for service in view.services for port in service.ports}
+        taken = {port.published for _, port in shown}
+        kept = {
+            (name, port): seen
+            for (name, port), seen in self._seen.items()
+            if now - seen < PORTS_STAY
+            and (port.published not in taken or _shows(shown, name, port.published))
+        }
+        self._seen = kept | shown
+        services = {service.name: service for service in view.services}
+        for name in {name for name, _ in self._seen}:
+            ports = tuple(sorted((port for of, port in self._seen if of == name), key=_by_number))
+            services[name] = replace(services.get(name) or Service("", name, (), ()), ports=ports)
+        return replace(view, services=tuple(services[name] for name in sorted(services)))
+
+
+def _shows(shown: Mapping[tuple[str, Port], float], name: str, published: int) -> bool:
+    """Whether the port's number is this very service's now."""
+    return any(of == name and port.published == published for of, port in shown)
 
 
 def carry_tasks(old: View, new: View, own: str, lists: Lists | None) -> View:
@@ -235,8 +319,10 @@ def snapshot(
     """All together: what gossip says, refined by a manager's lists and by what local containers do."""
     names = {service.name: service for service in view.services}
     listed = lists.services if lists else {}
+    leaving = dict.fromkeys(lists.stopping if lists else (), BackendState.DRAINING)
+    states = {**leaving, **marks}
     services = (
-        _merge(names.get(name), listed.get(name), marks) for name in sorted(names.keys() | listed.keys())
+        _merge(names.get(name), listed.get(name), states) for name in sorted(names.keys() | listed.keys())
     )
     return Snapshot(
         tuple(service for service in services if service.ports),

@@ -19,10 +19,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from meshlb import docker_api
+from meshlb import docker_api, docker_view
 from meshlb.docker_follow import Doubt, Known, NotInSwarm, NotReady, Session
 from meshlb.errors import EngineError
-from meshlb.model import Snapshot, SourceStatus
+from meshlb.model import Desired, Snapshot, SourceStatus, Standing
 
 NAMESPACE = Path("/var/run/docker/netns/ingress_sbox")  # a host on the ingress network, kept by dockerd
 BACKOFF = (0.25, 5.0)  # seconds before the first and the last of the attempts to connect again
@@ -45,6 +45,14 @@ class SwarmSource:
     ) -> None:
         self._base_url, self._interval, self._namespace = base_url, poll_interval, namespace
         self._follower: _Follower | None = None
+        self._advice: Desired | None = None
+        self.on_standing: Callable[[Standing], None] = lambda standing: None  # called on the event loop
+
+    def advise(self, desired: Desired) -> None:
+        """Take what a manager's agent knows. It counts while this node is no manager itself."""
+        self._advice = desired
+        if self._follower is not None:
+            self._follower.advise(desired)
 
     def status(self) -> SourceStatus:
         """What the source says of itself; callable from any thread, at any time."""
@@ -62,9 +70,15 @@ class SwarmSource:
             newest[:] = [snapshot]
             _tell(loop, news)
 
+        def stand(standing: Standing) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self.on_standing, standing)
+
         follower = _Follower(
-            self._base_url, self._interval, self._namespace, publish, lambda: _tell(loop, done)
+            self._base_url, self._interval, self._namespace, publish, stand, lambda: _tell(loop, done)
         )
+        if self._advice is not None:
+            follower.advise(self._advice)
         self._follower = follower
         follower.start()
         last: Snapshot | None = None
@@ -95,10 +109,11 @@ class _Follower:
         interval: float,
         namespace: Path,
         publish: Callable[[Snapshot], None],
+        stand: Callable[[Standing], None],
         ended: Callable[[], None],
     ) -> None:
         self._base_url, self._interval, self._namespace = base_url, interval, namespace
-        self._publish, self._ended = publish, ended
+        self._publish, self._stand, self._ended = publish, stand, ended
         self._known = Known()
         self._stop = threading.Event()
         self._session: Session | None = None
@@ -118,6 +133,14 @@ class _Follower:
         session = self._session
         if session is not None:
             session.end()
+
+    def advise(self, desired: Desired) -> None:
+        """Hand over what a manager's agent knows."""
+        session = self._session
+        if session is not None:
+            session.advise(desired)
+        else:
+            self._known.advice = docker_view.from_desired(desired)
 
     def status(self) -> SourceStatus:
         """How it stands. Reads single attributes, each replaced as a whole by the thread."""
@@ -156,7 +179,9 @@ class _Follower:
 
     def _hold_session(self) -> None:
         engine = docker_api.find(self._base_url)
-        session = Session(engine, self._known, self._send, namespace=self._namespace, interval=self._interval)
+        session = Session(
+            engine, self._known, self._send, self._stand, namespace=self._namespace, interval=self._interval
+        )
         self._session = session
         try:
             if not self._stop.is_set():

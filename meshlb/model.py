@@ -99,7 +99,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What only managers know: how services are meant to be (without their tasks), and which tasks are to stop.
+    """What only managers know: how services are meant to be, without tasks, and which tasks are to stop.
 
     `stopping` are ids of tasks that Swarm is about to stop: about two seconds later they get their SIGTERM.
     """
@@ -108,6 +108,19 @@ class Desired:
     nodes: tuple[Node, ...] = ()
     stopping: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """This node's place in its Swarm, for the channel between agents.
+
+    `root` is Docker's data directory, `managers` the addresses of the managers, `desired` what this node
+    itself knows as a manager, None on a worker.
+    """
+
+    root: str = ""
+    managers: tuple[str, ...] = ()
+    desired: Desired | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,8 +225,10 @@ class Plane:
 
 
 def _route(served: _Served) -> tuple[int, int, tuple[int, ...]]:
-    up = tuple(number for backend, number in served.backends.values() if backend.state is BackendState.UP)
-    return served.port_id, round(served.entry.policy.connect_timeout * 1000), up
+    """Its backends that are up; while there is none, those that are draining: they still answer."""
+    ids = {state: tuple(n for b, n in served.backends.values() if b.state is state) for state in BackendState}
+    usable = ids[BackendState.UP] or ids[BackendState.DRAINING]
+    return served.port_id, round(served.entry.policy.connect_timeout * 1000), usable
 
 
 def _total(*counters: Counters) -> Counters:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import Mesh, Server, backend, free_port
+from mesh import Mesh, Server, backend, free_port
 
 from meshlb.model import BackendState
 from meshlb.policy import Policy
@@ -25,9 +25,9 @@ def named(name: bytes) -> Callable[[socket.socket], None]:
     return handle
 
 
-def ask(mesh: Mesh, timeout: float = 30) -> bytes:
+def ask(mesh: Mesh, timeout: float = 30, say: bytes = b"who") -> bytes:
     with mesh.connect(timeout) as client:
-        client.sendall(b"who")
+        client.sendall(say)
         return client.recv(64)
 
 
@@ -114,17 +114,24 @@ def test_the_last_backend_is_given_time(mesh: Mesh, server: MakeServer) -> None:
 @pytest.mark.parametrize("say", [b"", b"hello"])
 def test_no_backend_answers(mesh: Mesh, say: bytes) -> None:
     mesh.serve(backend(free_port()), backend(free_port()))
-    with pytest.raises(ConnectionResetError), mesh.connect() as client:
-        client.sendall(say)
-        client.recv(1)
+    with pytest.raises(ConnectionResetError):
+        ask(mesh, say=say)
     assert mesh.counters().failed == 1
 
 
 def test_no_backend_at_all(mesh: Mesh) -> None:
     mesh.serve()
-    with pytest.raises(ConnectionResetError), mesh.connect() as client:
-        client.recv(1)
+    with pytest.raises(ConnectionResetError):
+        ask(mesh, say=b"")
     assert mesh.counters().failed == 1
+
+
+def test_a_draining_backend_is_better_than_none(mesh: Mesh, server: MakeServer) -> None:
+    mesh.serve(
+        backend(server(named(b"draining")).port, state=BackendState.DRAINING),
+        backend(server(named(b"down")).port, state=BackendState.DOWN),
+    )
+    assert {ask(mesh) for _ in range(6)} == {b"draining"}
 
 
 def test_only_those_that_are_up_are_chosen(mesh: Mesh, server: MakeServer) -> None:

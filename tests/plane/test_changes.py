@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import cycle
 
 import pytest
-from conftest import Mesh, Server, backend, free_port
+from mesh import Mesh, Server, backend, free_port
 from waiting import eventually
 
 from meshlb.listen import Listeners

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Mesh, Server, backend
+from mesh import Mesh, Server, backend
 from waiting import eventually
 
 MIB = 1 << 20

@@ -55,6 +55,7 @@ class FakeEngine:
             "services": real["services"] if manager else (503, real["not_a_manager"]),
             "nodes": real["nodes"] if manager else (503, real["not_a_manager"]),
             "containers": [],
+            "tasks": None if manager else (503, real["not_a_manager"]),  # None: those of the view
         }
 
     @property
@@ -67,6 +68,12 @@ class FakeEngine:
         """The services of the view, for a test to change."""
         services: dict[str, Any] = self.answers["view"]["Services"]
         return services
+
+    @property
+    def tasks(self) -> list[str]:
+        """The ids of the tasks in the view."""
+        services = self.answers["view"]["Services"].values()
+        return [task["Name"].rpartition(".")[2] for service in services for task in service["Tasks"]]
 
     def view(self) -> dict[str, Any]:
         """A copy of the view; put a changed one into `answers["view"]` at once, as an engine would."""
@@ -137,6 +144,8 @@ class FakeEngine:
             self._stream(handler)
             return
         answer = self.answers.get(word, (404, {"message": "page not found"}))
+        if word == "tasks" and answer is None:
+            answer = [{"ID": task} for task in self.tasks]
         status, value = answer if isinstance(answer, tuple) else (200, answer)
         body = value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":")).encode()
         handler.reply(status, body)

@@ -39,6 +39,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "RECHECK", 0.05)
     monkeypatch.setattr(engine, "DOUBT", 0.05)
     monkeypatch.setattr(docker_follow, "EVENTS_AGAIN", (0.02, 0.1))
+    monkeypatch.setattr(docker_view, "PORTS_STAY", 0.0)
 
 
 @pytest.fixture
@@ -598,6 +599,7 @@ def test_node_that_leaves(fake: FakeEngine) -> None:
     async def scenario() -> None:
         async with watch(fake.url) as watcher:
             await watcher.first()
+            worker, alone = fake.answers["info"], {**fake.view(), "Services": None}
             fake.answers["info"] = INACTIVE
             fake.answers["view"] = {**fake.view(), "Peers": [], "Services": None}
             await watcher.problem("not in a swarm")
@@ -605,6 +607,10 @@ def test_node_that_leaves(fake: FakeEngine) -> None:
             await watcher.until(lambda: watcher.seen[-1] == Snapshot(), "the empty snapshot")
             assert len(watcher.seen) == 2
             assert watcher.source.status().node == ""
+            fake.answers.update(info=worker, view=alone)  # it joins another swarm, and hears nothing yet
+            await watcher.well()
+            await watcher.until(lambda: watcher.seen[-1].nodes, "the other swarm")
+            assert watcher.seen[-1].services == ()
 
     run(scenario())
 

@@ -1,0 +1,115 @@
+"""A real plane on loopback with one published port, and backends to serve."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+from waiting import eventually
+
+from meshlb.listen import Listeners
+from meshlb.model import BackendState, Counters, Port, PortStatus
+from meshlb.plane import Plane
+from meshlb.policy import Policy
+from meshlb.table import Backend, Entry, Table
+from meshlb.takeover import Takeover
+
+Handler = Callable[[socket.socket], None]
+WORKERS = 2
+
+
+class Server:
+    """A backend: `handle` runs in a thread of its own for every connection."""
+
+    def __init__(self, handle: Handler, family: socket.AddressFamily = socket.AF_INET) -> None:
+        self.listener = socket.socket(family)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        self.listener.listen(1024)
+        self.address, self.port = self.listener.getsockname()[:2]
+        self.handle = handle
+        self.accepted = 0
+        self.errors: list[BaseException] = []
+        self._threads: list[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept)
+        self._acceptor.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            thread = threading.Thread(target=self._run, args=(connection,))
+            thread.start()
+            self._threads.append(thread)
+
+    def _run(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self.handle(connection)
+            except (OSError, AssertionError) as error:
+                self.errors.append(error)
+
+    def close(self) -> None:
+        """Refuses connections from now on, and waits for the handlers."""
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self._acceptor.join()
+        for thread in self._threads:
+            thread.join(30)
+
+    @property
+    def backend(self) -> Backend:
+        return backend(self.port, self.address)
+
+
+def backend(port: int, address: str = "127.0.0.1", state: BackendState = BackendState.UP) -> Backend:
+    return Backend(address, port, f"task-{port}", f"web.{port}", "", state)
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mesh:
+    """One published port of a real plane, and whatever else `apply` is given."""
+
+    def __init__(self) -> None:
+        self.takeover = Takeover("never")
+        self.plane = Plane(WORKERS, listeners=Listeners(self.takeover))
+        self.plane.start()
+        self.port = Port(free_port(), 80)
+
+    def entry(self, *backends: Backend, port: Port | None = None, policy: Policy | None = None) -> Entry:
+        return Entry(port or self.port, "web", policy or Policy(), backends)
+
+    def serve(self, *backends: Backend, policy: Policy | None = None) -> tuple[PortStatus, ...]:
+        return self.plane.apply(Table((self.entry(*backends, policy=policy),)))
+
+    def connect(self, timeout: float = 30, address: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection((address, self.port.published), timeout)
+
+    def counters(self) -> Counters:
+        return self.plane.counters()
+
+    def close(self) -> None:
+        """Everything that was accepted is closed, and every backend and port can be freed."""
+        self.plane.close_listeners()
+        eventually(lambda: self.counters().open == 0, timeout=30, what="every connection to be closed")
+        self.plane.apply(Table())
+        eventually(self._reaped, timeout=10, what="every port and backend to be freed")
+        self.plane.stop()
+        made, closed = self.plane._forwarder.pipes()
+        assert made == closed
+        self.takeover.close()
+
+    def _reaped(self) -> bool:
+        self.plane.recheck()
+        return self.plane._forwarder.held() == (0, 0)

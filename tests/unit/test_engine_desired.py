@@ -1,0 +1,136 @@
+"""What only managers know: learnt from a manager's engine, told to others, taken from others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine
+from test_engine_source import WEB_TASK, Watcher, hurry, run, service, swarm_event, watch
+
+from meshlb import docker_follow, docker_view
+from meshlb.docker_view import PORTS_STAY, Ports, View
+from meshlb.model import BackendState, Desired, Port, Protocol, Service, Standing
+
+__all__ = ["hurry"]  # its waits are these tests' too
+
+
+def service_with(name: str, *ports: int) -> Service:
+    return Service("", name, tuple(Port(port, port) for port in ports), ())
+
+
+def test_a_task_that_is_not_wanted_any_more_drains_before_its_signal(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.first()
+                await watcher.state(BackendState.UP)
+                await watcher.listening(fake)
+                fake.answers["tasks"] = [{"ID": task} for task in fake.tasks if task != WEB_TASK]
+                fake.emit(swarm_event("service", "update"))
+                await watcher.state(BackendState.DRAINING)
+
+    run(scenario())
+
+
+def test_a_manager_that_does_not_list_its_tasks_drains_none(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            fake.answers["tasks"] = (500, {"message": "rpc error"})
+            async with watch(fake.url) as watcher:
+                await watcher.problem("rpc error")
+                await watcher.state(BackendState.UP)
+
+    run(scenario())
+
+
+def test_tasks_are_listed_often_only_while_they_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_follow, "TASKS_STIR", 0.0)
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.listening(fake)
+                before = fake.count("/tasks")
+                await watcher.polls(fake, 30)
+                assert fake.count("/tasks") == before
+
+    run(scenario())
+
+
+def test_a_manager_tells_what_it_knows(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told: list[Standing] = []
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            fake.answers["info"] |= {"DockerRootDir": "/data"}
+            watcher = watch(fake.url)
+            watcher.source.on_standing = told.append
+            async with watcher:
+                await watcher.until(lambda: told, "a standing")
+                assert told[-1].root == "/data"
+                assert told[-1].managers == ("10.211.0.1",)
+                desired = told[-1].desired
+                assert desired is not None
+                [web] = [service for service in desired.services if service.name == "web"]
+                assert Port(5353, 53, Protocol.UDP) in web.ports
+                assert web.tasks == ()
+
+    run(scenario())
+
+
+async def _advised(watcher: Watcher, stopping: frozenset[str]) -> None:
+    web = Service("id", "web", (Port(5353, 53, Protocol.UDP),), (), (("meshlb.balance", "roundrobin"),))
+    watcher.source.advise(Desired((web,), (), stopping))
+
+
+def test_a_worker_takes_advice(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock") as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.first()
+                await watcher.state(BackendState.UP)
+                await _advised(watcher, frozenset({WEB_TASK}))
+                await watcher.state(BackendState.DRAINING)
+                web = service(watcher.seen[-1])
+                assert web is not None
+                assert web.ports == (Port(5353, 53, Protocol.UDP),)
+                assert web.labels == (("meshlb.balance", "roundrobin"),)
+                sick = service(watcher.seen[-1], "sick")
+                assert sick is not None, "a service that the advice does not name is still gossip's"
+
+    run(scenario())
+
+
+def test_a_manager_goes_by_its_own_lists(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.first()
+                await watcher.state(BackendState.UP)
+                await watcher.listening(fake)
+                await _advised(watcher, frozenset({WEB_TASK}))
+                await watcher.polls(fake)
+                await watcher.state(BackendState.UP)
+
+    run(scenario())
+
+
+def test_ports_that_gossip_shows_now_and_then_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_view, "PORTS_STAY", PORTS_STAY)
+    ports, both = Ports(), View((service_with("web", 80, 90),))
+    assert ports.remember(both, 0) == both
+    assert ports.remember(View((service_with("web", 80),)), 1) == both
+    assert ports.remember(View(), 2).services == both.services, "not even a service that is gone for a moment"
+    assert ports.remember(View((service_with("web", 90),)), PORTS_STAY + 2) == View(
+        (service_with("web", 90),)
+    )
+
+
+def test_a_port_that_another_service_has_now_is_its_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_view, "PORTS_STAY", PORTS_STAY)
+    ports = Ports()
+    ports.remember(View((service_with("old", 80),)), 0)
+    new = View((service_with("new", 80),))
+    assert ports.remember(new, 1) == new
