@@ -104,9 +104,10 @@ def test_service_without_tasks_is_there_on_a_manager(real: dict[str, Any]) -> No
     assert web.tasks == ()
 
 
-def test_node_that_joined_again_is_its_ready_self(real: dict[str, Any]) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_node_that_joined_again_is_its_ready_self(real: dict[str, Any], order: int) -> None:
     """Recorded: eng3 left and joined; its old entry is down and has the same address."""
-    lists = parse_lists([], list(reversed(real["nodes"])))
+    lists = parse_lists([], real["nodes"][::order])
     peers = parse_view(real["view"] | {"Peers": [{"Name": "x", "IP": "10.211.0.3"}]})
     assert whole(peers, lists).nodes == (Node("pncwd2x30hdwujyiq02dar0n3", "eng3", "10.211.0.3"),)
 
