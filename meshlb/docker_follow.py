@@ -20,11 +20,14 @@ from urllib.parse import quote
 from meshlb import docker_events, docker_view
 from meshlb.docker_api import AnswerError, Connection, Engine, parse
 from meshlb.docker_events import Event, Marks
-from meshlb.docker_view import Lists, Membership, View
+from meshlb.docker_view import Lists, Membership, Ports, View
 from meshlb.errors import EngineError
-from meshlb.model import Snapshot
+from meshlb.model import Desired, Snapshot, Standing
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
+TASKS_EVERY = 0.25  # seconds between its lists of tasks while they may change:
+TASKS_STIR = 15.0  # so long after a service or a node did, and through every rolling update
+MEMBERSHIP_EVERY = 60.0  # seconds between looks at who the managers are
 CATCH_UP = 60.0  # seconds that an engine which has come back may need to hear of the others (37 were seen)
 HOT = 1.0  # seconds after an event in which the view is asked for more often:
 HOT_INTERVAL = 0.05  # gossip follows an event by a tenth of a second
@@ -35,6 +38,7 @@ EVENTS_AGAIN = (0.25, 5.0)  # seconds before the event stream is asked for again
 NO_INGRESS = "no ingress network: on a manager, docker network create --ingress --driver overlay ingress"
 
 _NSFS = Path("/proc/self/ns/net").stat().st_dev  # the file system that namespaces are files of
+_TASKS_PATH = "/tasks?filters=" + quote(json.dumps({"desired-state": ["running"]}))
 _NETWORKS_PATH = "/networks?filters=" + quote(json.dumps({"scope": ["swarm"]}))
 
 
@@ -61,6 +65,7 @@ class Known:
     membership: Membership | None = None
     view: View | None = None
     lists: Lists | None = None
+    advice: Lists | None = None  # another agent's, from a manager
     namespace_id: int = 0
 
 
@@ -72,12 +77,13 @@ class Session:
         engine: Engine,
         known: Known,
         publish: Callable[[Snapshot], None],
+        stand: Callable[[Standing], None] = lambda standing: None,
         *,
         namespace: Path,
         interval: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._known, self._publish, self._namespace = known, publish, namespace
+        self._known, self._publish, self._stand, self._namespace = known, publish, stand, namespace
         self._interval, self._clock = interval, clock
         self._polling, self._listening = engine.connection(), engine.connection()
         self._over, self._wake = threading.Event(), threading.Event()
@@ -85,10 +91,15 @@ class Session:
         self._marks = Marks()
         self._network = ""
         self._fingerprint: tuple[object, ...] = ()
-        self._fresh = View()  # as the engine last gave it
+        self._fresh = self._steady = View()  # as the engine last gave it; the same with its ports kept
         self._earlier: View | None = None  # what was known before this session, until gossip has caught up
         self._catch_up_until = 0.0
         self._lists_due = self._lists_asked = 0.0
+        self._tasks_due = self._stir_until = 0.0
+        self._membership_due = 0.0
+        self._advised = threading.Event()
+        self._ports = Ports()
+        self._standing = Standing()
         self._containers_due = True
         self._hot_until = 0.0
         self.events_problem = ""
@@ -128,6 +139,12 @@ class Session:
         self._polling.interrupt()
         self._listening.interrupt()
 
+    def advise(self, desired: Desired) -> None:
+        """Take what a manager knows, from any thread. It counts where this node is none itself."""
+        self._known.advice = docker_view.from_desired(desired)
+        self._advised.set()
+        self._wake.set()
+
     def close(self) -> None:
         """Give the polling socket back. For the thread that called `run`; the listener closes its own."""
         self.end()
@@ -163,7 +180,9 @@ class Session:
         if fingerprint != self._fingerprint:
             self._fresh = self._checked(docker_view.parse_view(parse(body, "the ingress network")))
             changed = True
-        changed |= self._ask_lists(now)
+        changed |= self._ask_lists(now) | self._ask_tasks(now) | self._take_advice()
+        self._take_standing(now)
+        changed |= self._remember_ports(now)
         changed |= self._catching_up(now) | self._prune(now) | self._look_at_namespace()
         if changed or not self._fingerprint:
             self._publish(self._combined())
@@ -193,7 +212,8 @@ class Session:
                 self._marks.apply(event, now)
                 marked = True
             else:
-                self._lists_due = now
+                self._lists_due = self._tasks_due = now
+                self._stir_until = now + TASKS_STIR
         return marked
 
     def _ask_containers(self, now: float) -> bool:
@@ -224,8 +244,58 @@ class Session:
         except AnswerError as error:
             return self._without_lists(error)
         self.lists_problem = ""
-        self._known.lists = docker_view.carry_lists(lists, new, self._fresh)
+        carried = docker_view.carry_lists(lists, new, self._fresh)
+        self._known.lists = replace(carried, stopping=lists.stopping if lists else frozenset())
         return self._known.lists != lists
+
+    def _ask_tasks(self, now: float) -> bool:
+        """On a manager, and while tasks may change: which of them are about to be stopped."""
+        lists = self._known.lists
+        if lists is None or now < self._tasks_due:
+            return False
+        stirring = lists.updating or now < self._stir_until
+        self._tasks_due = now + (TASKS_EVERY if stirring else LISTS_EVERY)
+        try:
+            wanted = docker_view.parse_wanted(self._get(_TASKS_PATH))
+        except AnswerError as error:
+            self.lists_problem = f"tasks that are about to stop are known late: {error}"
+            return False
+        stopping = docker_view.stopping(self._fresh, lists.services, wanted)
+        self._known.lists = replace(lists, stopping=stopping)
+        return stopping != lists.stopping
+
+    def _take_advice(self) -> bool:
+        advised = self._advised.is_set()
+        self._advised.clear()
+        return advised
+
+    def _take_standing(self, now: float) -> None:
+        """Tell the channel between agents where this node stands, when that has changed."""
+        if now >= self._membership_due:
+            if self._membership_due:
+                self._learn_membership()
+            self._membership_due = now + MEMBERSHIP_EVERY
+        membership, lists = self._known.membership, self._known.lists
+        if membership is None:
+            return
+        desired = docker_view.to_desired(lists) if lists else None
+        standing = Standing(membership.root, membership.managers, desired)
+        if standing != self._standing:
+            self._standing = standing
+            self._stand(standing)
+
+    def _remember_ports(self, now: float) -> bool:
+        """Where no manager tells the ports, keep those that gossip shows now and then."""
+        if self._lists is not None:
+            self._steady = self._fresh
+            return False
+        before, self._steady = self._steady, self._ports.remember(self._fresh, now)
+        return self._steady != before
+
+    @property
+    def _lists(self) -> Lists | None:
+        """What managers know: by ourselves, or by advice."""
+        return self._known.lists or self._known.advice
 
     def _without_lists(self, error: AnswerError) -> bool:
         """A worker has no lists; a manager that cannot give them keeps the last."""
@@ -277,13 +347,13 @@ class Session:
         return False
 
     def _combined(self) -> Snapshot:
-        view, known = self._fresh, self._known
+        view, known = self._steady, self._known
         if self._earlier is not None:
-            view = docker_view.carry_tasks(self._earlier, view, self._own_address, known.lists)
+            view = docker_view.carry_tasks(self._earlier, view, self._own_address, self._lists)
         known.view = view
         membership = known.membership or Membership("")
         namespace = (os.fspath(self._namespace), known.namespace_id)
-        result = docker_view.snapshot(view, known.lists, membership.node, self._marks.states(), namespace)
+        result = docker_view.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
         if known.namespace_id:
             return result
         missing = (
@@ -327,6 +397,6 @@ class Session:
                 self._again()
 
     def _again(self) -> None:
-        self._lists_due = 0.0
+        self._lists_due = self._tasks_due = 0.0
         self._containers_due = True
         self._wake.set()

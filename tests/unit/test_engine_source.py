@@ -39,6 +39,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "RECHECK", 0.05)
     monkeypatch.setattr(engine, "DOUBT", 0.05)
     monkeypatch.setattr(docker_follow, "EVENTS_AGAIN", (0.02, 0.1))
+    monkeypatch.setattr(docker_view, "PORTS_STAY", 0.0)
 
 
 @pytest.fixture
