@@ -139,6 +139,10 @@ class Session:
         self._polling.interrupt()
         self._listening.interrupt()
 
+    def refresh(self) -> None:
+        """Look again at everything, now; from any thread."""
+        self._again()
+
     def advise(self, desired: Desired) -> None:
         """Take what a manager knows, from any thread. It counts where this node is none itself."""
         self._known.advice = docker_view.from_desired(desired)

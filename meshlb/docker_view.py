@@ -254,8 +254,9 @@ def carry_lists(old: Lists | None, new: Lists, view: View) -> Lists:
 class Ports:
     """Remembers services' ports for a while, where only gossip tells them.
 
-    The view shows the ports of one task of the service, whichever comes first: while an update adds or removes a
-    port they come and go with every look. And a service whose only task is being replaced is not shown at all.
+    The view shows the ports of one task of the service, whichever comes first: while an update adds or
+    removes a port they come and go with every look. And a service whose only task is being replaced is not
+    shown at all.
     """
 
     def __init__(self) -> None:

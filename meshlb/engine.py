@@ -54,6 +54,11 @@ class SwarmSource:
         if self._follower is not None:
             self._follower.advise(desired)
 
+    async def reload(self) -> None:
+        """Look again at everything, now."""
+        if self._follower is not None:
+            self._follower.refresh()
+
     def status(self) -> SourceStatus:
         """What the source says of itself; callable from any thread, at any time."""
         if self._follower is None:
@@ -74,9 +79,11 @@ class SwarmSource:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self.on_standing, standing)
 
-        follower = _Follower(
-            self._base_url, self._interval, self._namespace, publish, stand, lambda: _tell(loop, done)
-        )
+        def session(known: Known, send: Callable[[Snapshot], None]) -> Session:
+            engine = docker_api.find(self._base_url)
+            return Session(engine, known, send, stand, namespace=self._namespace, interval=self._interval)
+
+        follower = _Follower(session, publish, lambda: _tell(loop, done))
         if self._advice is not None:
             follower.advise(self._advice)
         self._follower = follower
@@ -105,15 +112,11 @@ class _Follower:
 
     def __init__(
         self,
-        base_url: str | None,
-        interval: float,
-        namespace: Path,
+        start: Callable[[Known, Callable[[Snapshot], None]], Session],
         publish: Callable[[Snapshot], None],
-        stand: Callable[[Standing], None],
         ended: Callable[[], None],
     ) -> None:
-        self._base_url, self._interval, self._namespace = base_url, interval, namespace
-        self._publish, self._stand, self._ended = publish, stand, ended
+        self._start, self._publish, self._ended = start, publish, ended
         self._known = Known()
         self._stop = threading.Event()
         self._session: Session | None = None
@@ -133,6 +136,12 @@ class _Follower:
         session = self._session
         if session is not None:
             session.end()
+
+    def refresh(self) -> None:
+        """Look again at everything."""
+        session = self._session
+        if session is not None:
+            session.refresh()
 
     def advise(self, desired: Desired) -> None:
         """Hand over what a manager's agent knows."""
@@ -178,11 +187,7 @@ class _Follower:
         return 0.0
 
     def _hold_session(self) -> None:
-        engine = docker_api.find(self._base_url)
-        session = Session(
-            engine, self._known, self._send, self._stand, namespace=self._namespace, interval=self._interval
-        )
-        self._session = session
+        session = self._session = self._start(self._known, self._send)
         try:
             if not self._stop.is_set():
                 session.run(self._works)

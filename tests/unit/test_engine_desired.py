@@ -53,9 +53,10 @@ def test_tasks_are_listed_often_only_while_they_may_change(
         with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
             async with watch(fake.url) as watcher:
                 await watcher.listening(fake)
+                await watcher.polls(fake, 3)
                 before = fake.count("/tasks")
                 await watcher.polls(fake, 30)
-                assert fake.count("/tasks") == before
+                assert fake.count("/tasks") <= before + 1
 
     run(scenario())
 
