@@ -3,7 +3,8 @@
  * One epoll loop and a deep accept queue, so that under load it is never the server that fails. busybox's
  * httpd, which stands in for it where there is no C compiler, queues nine connections; the tenth waits a second.
  *
- * START_DELAY: seconds until it listens. STOP_DELAY: seconds that it serves on after SIGTERM.
+ * START_DELAY: seconds until it listens. STOP_DELAY: seconds that it serves on after SIGTERM. Then it closes its
+ * listeners, answers those whom it has accepted, and exits, as a well-behaved server does.
  * NODE, TASK: said in the answer, for example --env NODE={{.Node.Hostname}} --env TASK={{.Task.Name}}.
  */
 #define _GNU_SOURCE
@@ -25,13 +26,15 @@ enum kind { HTTP_LISTENER, ECHO_LISTENER, HTTP, ECHO };
 struct conn {
     int fd;
     enum kind kind;
-    int sending, closing;
+    int sending, closing, owed; /* owed: a client that waits for its answer */
     size_t size, sent;
     char data[8192];
 };
 
 static int epoll;
 static char identity[1024];
+static struct conn *listeners[2];
+static int waiting; /* connections that are owed an answer */
 static volatile sig_atomic_t stopping;
 
 static void stop(int signal) { (void)signal; stopping = 1; }
@@ -58,16 +61,23 @@ static void watch(struct conn *conn, int operation, unsigned events) {
         perror("epoll_ctl"), exit(1);
 }
 
+static void owe(struct conn *conn, int owed) {
+    waiting += owed - conn->owed;
+    conn->owed = owed;
+}
+
 static struct conn *add(int fd, enum kind kind) {
     struct conn *conn = malloc(sizeof *conn);
     if (!conn)
         perror("malloc"), exit(1);
-    conn->fd = fd, conn->kind = kind, conn->sending = conn->closing = 0, conn->size = conn->sent = 0;
+    conn->fd = fd, conn->kind = kind, conn->sending = conn->closing = conn->owed = 0, conn->size = conn->sent = 0;
+    owe(conn, kind == HTTP);
     watch(conn, EPOLL_CTL_ADD, EPOLLIN);
     return conn;
 }
 
 static void drop(struct conn *conn) {
+    owe(conn, 0);
     close(conn->fd);
     free(conn);
 }
@@ -85,14 +95,14 @@ static int bound(int family, int port) {
     return fd;
 }
 
-static void serve(const char *variable, int port, enum kind kind) {
+static struct conn *serve(const char *variable, int port, enum kind kind) {
     const char *text = getenv(variable);
     int fd = bound(AF_INET6, text ? atoi(text) : port);
     if (fd < 0) /* no IPv6 here */
         fd = bound(AF_INET, text ? atoi(text) : port);
     if (fd < 0 || listen(fd, 4096) < 0)
         perror("listen"), exit(1);
-    add(fd, kind);
+    return add(fd, kind);
 }
 
 static void welcome(struct conn *listener) {
@@ -120,6 +130,7 @@ static void flush(struct conn *conn) {
         drop(conn);
         return;
     }
+    owe(conn, 0);
     if (conn->sending)
         watch(conn, EPOLL_CTL_MOD, EPOLLIN);
     conn->sending = 0, conn->size = conn->sent = 0;
@@ -163,6 +174,7 @@ static void receive(struct conn *conn) {
         return;
     }
     conn->size += count;
+    owe(conn, conn->kind == HTTP);
     conn->data[conn->size] = 0;
     if (conn->kind == ECHO)
         flush(conn);
@@ -172,9 +184,9 @@ static void receive(struct conn *conn) {
         drop(conn);
 }
 
-static void turn(void) {
+static void turn(int milliseconds) {
     struct epoll_event events[256];
-    int count = epoll_wait(epoll, events, 256, 1000); /* a signal may come just before the wait */
+    int count = epoll_wait(epoll, events, 256, milliseconds);
     for (int i = 0; i < count; i++) {
         struct conn *conn = events[i].data.ptr;
         if (conn->kind == HTTP_LISTENER || conn->kind == ECHO_LISTENER)
@@ -194,12 +206,16 @@ int main(void) {
     identify();
     pause_for("START_DELAY");
     epoll = epoll_create1(0);
-    serve("PORT", 8000, HTTP_LISTENER);
-    serve("ECHO_PORT", 9000, ECHO_LISTENER);
+    listeners[0] = serve("PORT", 8000, HTTP_LISTENER);
+    listeners[1] = serve("ECHO_PORT", 9000, ECHO_LISTENER);
     while (!stopping)
-        turn();
+        turn(1000); /* bounded: a signal may come just before the wait */
     const char *delay = getenv("STOP_DELAY");
     for (time_t end = time(NULL) + (delay ? atoi(delay) : 0); time(NULL) < end;)
-        turn();
+        turn(100);
+    for (int i = 0; i < 2; i++)
+        welcome(listeners[i]), drop(listeners[i]);
+    for (int turns = 0; waiting && turns < 200; turns++)
+        turn(10);
     return 0;
 }

@@ -195,6 +195,11 @@ def test_the_image_answers_under_load(small: Lab) -> None:
         busy = load.stop()
     assert (busy.failed, list(busy.answers[web])) == (0, ["node1"])
     assert busy.slowest < 1.0  # a full accept queue costs its clients a second
+    with Load([web], concurrency=8) as load:
+        node.run(["docker", "restart", "web"])
+        ended_well = load.stop()
+    assert set(ended_well.reasons()) == {"refused"}  # who was accepted was answered
+    eventually(lambda: _listens(node.address, 9000), timeout=20, what="the server to listen again")
     with EchoHold(echo, 20) as hold:
         node.run(["docker", "kill", "web"])
         eventually(lambda: not _listens(node.address, 9000), timeout=20, what="the container to end")
@@ -246,6 +251,21 @@ def test_what_only_looks_like_ours_is_left_alone(small: Lab) -> None:
     finally:
         impostor.kill()
         impostor.wait()
+
+
+def test_nor_is_a_process_of_a_node_taken_for_a_node(small: Lab) -> None:
+    (node,) = small.nodes
+    nested = node.popen(["sh", "-c", "sleep 600; :", process.MARK, SMALL, "node9"])
+    try:
+        eventually(lambda: _runs(nested.pid, "node9"), timeout=20, what="the process to be there")
+        assert [init.node for init in process.find(SMALL)] == ["node1", process.SWITCH]
+    finally:
+        nested.kill()
+        nested.wait()
+
+
+def _runs(pid: int, last_argument: str) -> bool:
+    return (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")[-2:-1] == [last_argument]
 
 
 def test_an_engine_that_does_not_come_up_is_quoted(

@@ -14,7 +14,7 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What `ip route` tells of this machine."""
     routes = [
         '{"dst":"default"}',
-        '{"dst":"0.0.0.0/1"}',
+        '{"dst":"128.0.0.0/1"}',
         '{"type":"local","dst":"192.0.2.2"}',
         '{"dst":"192.0.2.0/24"}',
     ]
