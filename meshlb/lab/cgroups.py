@@ -11,6 +11,12 @@ ROOT = "meshlb-lab"
 BUSY_SECONDS = 5.0
 
 
+def hierarchies() -> list[Path]:
+    """Where control groups are mounted: several of version 1, or one of version 2."""
+    mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+    return [Path(fields[1]) for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
+
+
 def parent(lab: str, node: str) -> str:
     """The value of dockerd's --cgroup-parent: each node has its own, as each machine has."""
     return f"/{ROOT}/{lab}/{node}"
@@ -18,10 +24,8 @@ def parent(lab: str, node: str) -> str:
 
 def remove(lab: str) -> list[Path]:
     """Remove the lab's groups from every hierarchy. Returns those that would not go."""
-    mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
-    hierarchies = [Path(fields[1]) for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
-    left = [group for hierarchy in hierarchies for group in _remove_tree(hierarchy / ROOT / lab)]
-    for hierarchy in hierarchies:
+    left = [group for hierarchy in hierarchies() for group in _remove_tree(hierarchy / ROOT / lab)]
+    for hierarchy in hierarchies():
         with suppress(OSError):  # other labs are still in there, or it never was
             (hierarchy / ROOT).rmdir()
     return left

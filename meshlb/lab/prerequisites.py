@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 from meshlb.errors import LabError
+from meshlb.lab import cgroups
 from meshlb.lab.image import busybox
 
 PACKAGES = {
@@ -35,6 +36,9 @@ def check() -> None:
     if missing:
         raise LabError(f"the lab needs more packages; install them with: apt-get install {' '.join(missing)}")
     busybox()
+    hierarchies = cgroups.hierarchies()
+    if not hierarchies or not all(os.access(hierarchy, os.W_OK) for hierarchy in hierarchies):
+        raise LabError("control groups cannot be made here (in a container it must be --privileged)")
     _try([*_NAMESPACES, "true"], "namespaces cannot be made here (in a container it must be --privileged)")
     _try(
         [*_NAMESPACES, "sh", "-c", _LINKS], "this kernel lacks bridge, veth or vxlan links, which Swarm needs"

@@ -15,16 +15,21 @@ from waiting import eventually
 
 from meshlb.lab import Lab, Node, down, names, why_not
 
-PREFIX = "test-"  # and our pid: several sessions may run at once
+PREFIX = "test-"  # then our pid, as several sessions may run at once, then what the test likes
 HEALTHZ = "http://127.0.0.1:9946/healthz"
 STOP_SECONDS = 45.0
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """A Swarm of node1 (the manager), node2 and node3."""
+def machine() -> None:
+    """A machine that can run labs, without those of sessions that were killed."""
     require_lab()
     _remove_orphans()
+
+
+@pytest.fixture(scope="session")
+def lab(machine: None) -> Iterator[Lab]:
+    """A Swarm of node1 (the manager), node2 and node3."""
     with Lab.up(3, name=f"{PREFIX}{os.getpid()}") as lab:
         yield lab
 
@@ -40,10 +45,9 @@ def require_lab() -> None:
 
 
 def _remove_orphans() -> None:
-    """Labs of sessions that were killed."""
     for name in names():
-        pid = name.removeprefix(PREFIX)
-        if pid != name and pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+        pid = name.removeprefix(PREFIX).split("-")[0]
+        if name.startswith(PREFIX) and pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             down(name)
 
 

@@ -18,12 +18,12 @@ from meshlb.lab import IMAGE, Lab, LabError, Node, down, names, process
 
 pytestmark = pytest.mark.lab
 
-SMALL = f"test-small-{os.getpid()}"
+SMALL = f"test-{os.getpid()}-small"
 MESHLB = [sys.executable, "-m", "meshlb", "lab"]
 
 
 @pytest.fixture
-def small() -> Iterator[Lab]:
+def small(machine: None) -> Iterator[Lab]:
     """A lab of one engine, for what would spoil the session's."""
     with Lab.up(1, name=SMALL, swarm=False) as lab:
         yield lab

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from meshlb.lab import LabError, image, prerequisites
+from meshlb.lab import LabError, cgroups, image, prerequisites
 
 
 @pytest.fixture(autouse=True)
-def root(monkeypatch: pytest.MonkeyPatch) -> None:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root on a machine that has everything."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda command: f"/usr/bin/{command}")
     monkeypatch.setattr(prerequisites, "busybox", lambda: Path("/bin/busybox"))
     monkeypatch.setattr(prerequisites, "_NAMESPACES", ["env"])
     monkeypatch.setattr(prerequisites, "_LINKS", "true")
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [tmp_path])
 
 
 def test_a_machine_that_has_everything_will_do() -> None:
@@ -47,6 +48,14 @@ def test_a_container_without_privileges_is_recognised(monkeypatch: pytest.Monkey
         "namespaces cannot be made here (in a container it must be --privileged): "
         "unshare failed: Operation not permitted"
     )
+
+
+@pytest.mark.parametrize("hierarchies", [[], [Path("/nonexistent")]])
+def test_control_groups_must_be_there_and_writable(
+    hierarchies: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: hierarchies)
+    assert prerequisites.why_not().startswith("control groups cannot be made here")
 
 
 def test_a_kernel_without_vxlan_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
