@@ -38,6 +38,7 @@ def test_a_manager_that_does_not_list_its_tasks_drains_none(tmp_path: Path) -> N
         with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
             fake.answers["tasks"] = (500, {"message": "rpc error"})
             async with watch(fake.url) as watcher:
+                await watcher.first()
                 await watcher.problem("rpc error")
                 await watcher.state(BackendState.UP)
 
