@@ -358,14 +358,18 @@ cdef void _end_free(worker_t *w, end_t *end) noexcept nogil:
         _pipe_drop(w, end)
 
 
-cdef void _end_close(end_t *end, bint reset) noexcept nogil:
+cdef void _end_close(worker_t *w, end_t *end, bint reset) noexcept nogil:
     cdef sys.linger at_once
     if end.fd < 0:
         return
     if reset:
         at_once.l_onoff, at_once.l_linger = 1, 0
         sys.setsockopt(end.fd, sys.SOL_SOCKET, sys.SO_LINGER, &at_once, sizeof(at_once))
-    sys.close(end.fd)  # epoll forgets it with that: no other descriptor shares the socket
+    # While the process forks, a child shares the socket until it execs: closing alone would leave it in epoll,
+    # which would then report events for a connection that is freed.
+    if end.flags & REGISTERED:
+        sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_DEL, end.fd, NULL)
+    sys.close(end.fd)
     end.fd = -1
 
 
@@ -487,7 +491,7 @@ cdef int _splice_in(worker_t *w, end_t *source) noexcept nogil:
     if moved < 0:
         return _read_failed(source)  # the pipe is empty here, so EAGAIN can only mean the socket
     if moved == 0:
-        source.flags |= FINISHED
+        source.full_reads = 0  # the end, or urgent data: a copying read tells
         return MORE
     source.pipe.held = <uint32_t>moved
     source.small_reads = source.small_reads + 1 if moved < SCRATCH // 2 else 0
@@ -544,13 +548,20 @@ cdef int _step(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept nogi
         return DONE
     if not source.flags & READABLE or not sink.flags & WRITABLE:
         return WAIT
-    if source.full_reads >= STREAK and source.pipe == NULL:
+    if _spliced(w, source):
+        return _splice_in(w, source)
+    return _copy_in(w, c, source, sink)
+
+
+cdef bint _spliced(worker_t *w, end_t *source) noexcept nogil:
+    """Whether the source is a stream, and has a pipe. splice() never gets past urgent data, so that is copied."""
+    if source.full_reads < STREAK or source.flags & URGENT:
+        return False
+    if source.pipe == NULL:
         source.pipe = _pipe_take(w)
         if source.pipe == NULL:
             source.full_reads = 0
-    if source.pipe != NULL and source.full_reads >= STREAK:
-        return _splice_in(w, source)
-    return _copy_in(w, c, source, sink)
+    return source.pipe != NULL
 
 
 cdef int _move(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept nogil:
@@ -615,8 +626,8 @@ cdef void _conn_end(worker_t *w, conn_t *c, bint reset) noexcept nogil:
     _timer_clear(w, c)
     _end_free(w, &c.client)
     _end_free(w, &c.backend_end)
-    _end_close(&c.client, reset)
-    _end_close(&c.backend_end, reset and c.state == OPEN)
+    _end_close(w, &c.client, reset)
+    _end_close(w, &c.backend_end, reset and c.state == OPEN)
     if c.next != NULL:
         c.next.previous = c.previous
     if c.previous != NULL:
@@ -677,6 +688,8 @@ cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     if not _enter(w):
         return False
     fd = sys.socket(backend.address.any.sa_family, sys.SOCK_STREAM | sys.SOCK_NONBLOCK | sys.SOCK_CLOEXEC, 0)
+    if fd < 0 and _exhausted(sys.errno):
+        return _attempt_later(w, c)
     if fd < 0:
         return False
     _end_init(&c.backend_end, KIND_BACKEND, fd)
@@ -685,6 +698,14 @@ cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     if sys.load_relaxed_uint(&backend.late) == 0 or c.ticket & PROBE == 0:
         return _attempt_early(w, c, route)
     return _attempt_wait(w, c, route)
+
+
+cdef bint _attempt_later(worker_t *w, conn_t *c) noexcept nogil:
+    """No descriptor is left for the backend: waits for one, and keeps further clients in the backlog."""
+    _pause(w)
+    c.attempts -= 1  # the same backend again
+    _timer_set(w, c, PAUSE)
+    return True
 
 
 cdef bint _attempt_early(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
@@ -722,7 +743,8 @@ cdef bint _attempt_unwritten(
     """The connect is still under way, or refused: keeps the client's first bytes for whoever answers."""
     cdef bint waiting = sys.errno == sys.EAGAIN
     if c.client.tail == NULL and not _tail_keep(&c.client, data, <uint32_t>size):
-        return False
+        _conn_end(w, c, True)  # another backend must not get the stream without its beginning
+        return True
     if not waiting:
         return False
     sys.store_relaxed_uint(&c.backend.late, 1)
@@ -743,7 +765,7 @@ cdef void _attempt_failed(worker_t *w, conn_t *c) noexcept nogil:
     sys.bump_last(&c.backend.counters[w.index].ended, 1)
     c.backend = NULL
     _timer_clear(w, c)
-    _end_close(&c.backend_end, False)
+    _end_close(w, &c.backend_end, False)
 
 
 cdef void _conn_retry(worker_t *w, conn_t *c) noexcept nogil:
@@ -767,6 +789,9 @@ cdef void _conn_event(worker_t *w, conn_t *c, end_t *end, uint32_t events) noexc
         end.flags |= HUNG_UP
     if events & sys.EPOLLPRI:
         end.flags |= URGENT
+    # The only sign of a reset that may come: a short read that has seen the FIN before does not ask for more.
+    if events & sys.EPOLLERR and c.state == OPEN:
+        end.flags |= BROKEN
     if events & (sys.EPOLLIN | sys.EPOLLRDHUP | sys.EPOLLHUP | sys.EPOLLERR):
         end.flags |= READABLE
     if c.state == CONNECTING:
@@ -778,7 +803,7 @@ cdef void _conn_event(worker_t *w, conn_t *c, end_t *end, uint32_t events) noexc
     if events & (sys.EPOLLOUT | sys.EPOLLERR | sys.EPOLLHUP):
         end.flags |= WRITABLE
     # A reset whose bytes cannot be passed on any more, because the other end has stopped taking them, is passed on now.
-    if events & sys.EPOLLERR and _stuck(end, &c.backend_end if end.kind == KIND_CLIENT else &c.client):
+    if end.flags & BROKEN and _stuck(end, &c.backend_end if end.kind == KIND_CLIENT else &c.client):
         _conn_end(w, c, True)
         return
     _conn_pump(w, c)
@@ -812,6 +837,16 @@ cdef void _conn_accepted(worker_t *w, port_t *port, int fd) noexcept nogil:
 
 # ---- Listeners -----------------------------------------------------------------------------------------------
 
+cdef bint _exhausted(int error) noexcept nogil:
+    """Whether the kernel has run out of descriptors or memory."""
+    return error == sys.EMFILE or error == sys.ENFILE or error == sys.ENOBUFS or error == sys.ENOMEM
+
+
+cdef bint _passing(int error) noexcept nogil:
+    """Whether the next client can be accepted all the same."""
+    return error == 0 or error == sys.ECONNABORTED or error == sys.EINTR or error == sys.EPROTO
+
+
 cdef int _listener_take(worker_t *w, listener_t *listener) noexcept nogil:
     """Accepts one connection. 0 on success, else errno."""
     cdef int fd = sys.accept4(listener.fd, NULL, NULL, sys.SOCK_NONBLOCK | sys.SOCK_CLOEXEC)
@@ -825,10 +860,10 @@ cdef void _listener_event(worker_t *w, listener_t *listener) noexcept nogil:
     """Level-triggered: what is not taken this turn is reported again in the next."""
     cdef int error = 0
     cdef int left = ACCEPTS
-    while left and (error == 0 or error == sys.ECONNABORTED or error == sys.EINTR or error == sys.EPROTO):
+    while left and not w.paused and _passing(error):
         error = _listener_take(w, listener)
         left -= 1
-    if error == sys.EMFILE or error == sys.ENFILE or error == sys.ENOBUFS or error == sys.ENOMEM:
+    if _exhausted(error):
         _pause(w)
 
 
@@ -865,17 +900,23 @@ cdef void _listener_open(worker_t *w, listener_t *listener) noexcept nogil:
     sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, listener.fd, &event)
 
 
-cdef void _listener_close(worker_t *w, listener_t *listener) noexcept nogil:
-    """Takes what has completed its handshake already, since closing would reset it; then closes."""
+cdef void _listener_drain(worker_t *w, listener_t *listener) noexcept nogil:
+    """Takes what has completed its handshake already, since closing would reset it."""
     cdef int left = 65536
-    while left and _listener_take(w, listener) == 0:
+    cdef int error = 0
+    while left and _passing(error):
+        error = _listener_take(w, listener)
         left -= 1
+
+
+cdef void _listener_close(worker_t *w, listener_t *listener) noexcept nogil:
+    sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_DEL, listener.fd, NULL)  # for the same reason as an end's
     sys.close(listener.fd)
     sys.fetch_add_int(&listener.port.listeners, -1)
     free(listener)
 
 
-cdef void _listeners_close(worker_t *w, port_t *port) noexcept nogil:
+cdef void _listeners_close(worker_t *w, port_t *port, bint drain) noexcept nogil:
     """Those of one port, or all with NULL."""
     cdef listener_t **place = &w.listeners
     cdef listener_t *listener
@@ -883,6 +924,8 @@ cdef void _listeners_close(worker_t *w, port_t *port) noexcept nogil:
         listener = place[0]
         if port == NULL or listener.port == port:
             place[0] = listener.next
+            if drain:
+                _listener_drain(w, listener)
             _listener_close(w, listener)
         else:
             place = &listener.next
@@ -906,7 +949,7 @@ cdef void _obey(worker_t *w) noexcept nogil:
         if command.kind == LISTEN:
             _listener_open(w, command.listener)
         else:
-            _listeners_close(w, command.port)
+            _listeners_close(w, command.port, True)
         free(command)
 
 
@@ -985,7 +1028,7 @@ cdef void _leave(worker_t *w) noexcept nogil:
     cdef pipe_t *pipe
     _look_at_table(w)
     _obey(w)
-    _listeners_close(w, NULL)
+    _listeners_close(w, NULL, False)
     while w.connections != NULL:
         _conn_end(w, w.connections, True)
     _run_ready(w)
@@ -1026,8 +1069,9 @@ cdef class Forwarder:
         self.free_ports, self.free_backends = [], []
         self.plane.worker = <worker_t *>_lines(workers * sizeof(worker_t))
         for i in range(workers):
-            _worker_init(&self.plane, &self.plane.worker[i], i)
+            self.plane.worker[i].epoll = self.plane.worker[i].wake = -1
             self.plane.workers += 1
+            _worker_init(&self.plane, &self.plane.worker[i], i)
         self.publish((), -1, 0)
 
     def __dealloc__(self):

@@ -110,6 +110,7 @@ cdef extern from *:
     #define store_release(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
     #define exchange(place, value) __atomic_exchange_n((place), (value), __ATOMIC_ACQ_REL)
     #define compare_exchange(place, expected, value) __sync_bool_compare_and_swap((place), (expected), (value))
+    #define fetch_add_release(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELEASE)
     #define fetch_add(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELAXED)
     #define load_relaxed(place) __atomic_load_n((place), __ATOMIC_RELAXED)
     #define store_relaxed(place, value) __atomic_store_n((place), (value), __ATOMIC_RELAXED)
@@ -133,7 +134,7 @@ cdef extern from *:
     void store_release(uint64_t *place, uint64_t value) noexcept nogil
     void store_release_int "store_release" (int32_t *place, int32_t value) noexcept nogil
     uint32_t fetch_add(uint32_t *place, uint32_t value) noexcept nogil
-    int32_t fetch_add_int "fetch_add" (int32_t *place, int32_t value) noexcept nogil
+    int32_t fetch_add_int "fetch_add_release" (int32_t *place, int32_t value) noexcept nogil
     uint64_t load_relaxed(uint64_t *place) noexcept nogil
     uint32_t load_relaxed_uint "load_relaxed" (uint32_t *place) noexcept nogil
     void store_relaxed_uint "store_relaxed" (uint32_t *place, uint32_t value) noexcept nogil

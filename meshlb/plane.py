@@ -85,11 +85,12 @@ class Plane:
         """Serves `table` from now on. Connections of ports and backends that are gone live until they end."""
         self._table = table
         self._namespace.use(table.namespace)
+        namespace_fd = self._namespace.duplicate()  # first: from here on nothing fails half-way
         wanted = {entry.port: entry for entry in table.entries if entry.port.protocol is Protocol.TCP}
         gone = [self._served.pop(port) for port in list(self._served) if port not in wanted]
         dropped = self._update(wanted)
         self._close(gone)
-        self._publish()
+        self._publish(namespace_fd)
         self._retire(gone, dropped)
         self._open_closed()
         self._reap()
@@ -100,7 +101,7 @@ class Plane:
         before = self._namespace.id
         self._namespace.use(self._table.namespace)
         if self._namespace.id != before:
-            self._publish()
+            self._publish(self._namespace.duplicate())
         self._open_closed()
         for port, state in self._listeners.recheck().items():
             served = self._served.get(port)
@@ -165,9 +166,8 @@ class Plane:
     def _add_backend(self, backend: Backend) -> int:
         return self._forwarder.add_backend(ipaddress.ip_address(backend.address).packed, backend.port)
 
-    def _publish(self) -> None:
+    def _publish(self, namespace_fd: int) -> None:
         routes = tuple(_route(served) for served in self._served.values())
-        namespace_fd = self._namespace.duplicate()
         try:
             self._forwarder.publish(routes, namespace_fd, self._namespace.id)
         except BaseException:

@@ -9,12 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from mesh import Mesh, Server, backend, free_port
+from mesh import MakeServer, Mesh, backend, free_port
 
 from meshlb.model import BackendState
 from meshlb.policy import Policy
-
-MakeServer = Callable[..., Server]
 
 
 def named(name: bytes) -> Callable[[socket.socket], None]:

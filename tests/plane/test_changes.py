@@ -7,11 +7,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from itertools import cycle
 
 import pytest
-from mesh import Mesh, Server, backend, free_port
+from mesh import MakeServer, Mesh, backend, echo, free_port
 from waiting import eventually
 
 from meshlb.listen import Listeners
@@ -21,7 +20,6 @@ from meshlb.policy import Policy
 from meshlb.table import Entry, Table
 from meshlb.takeover import Takeover
 
-MakeServer = Callable[..., Server]
 ECHO_SERVER = """
 import asyncio
 class Echo(asyncio.Protocol):
@@ -38,11 +36,6 @@ class Until(asyncio.Protocol):
     def eof_received(self): __import__('os')._exit(0)
 asyncio.run(main())
 """
-
-
-def echo(connection: socket.socket) -> None:
-    while data := connection.recv(65536):
-        connection.sendall(data)
 
 
 def exchange(client: socket.socket, text: bytes) -> None:

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
-from mesh import Mesh, Server, backend
+from mesh import MIB, MakeServer, Mesh, backend, echo, reset
 from waiting import eventually
 
-MIB = 1 << 20
 PATTERN = bytes(
     (i * 7 + (i >> 8)) & 255 for i in range(65521)
 )  # a prime length: no offset looks like another
 LONG_PATTERN = memoryview(PATTERN * 66)
-
-MakeServer = Callable[..., Server]
-
-
-def echo(connection: socket.socket) -> None:
-    while data := connection.recv(65536):
-        connection.sendall(data)
 
 
 def send_pattern(connection: socket.socket, size: int) -> None:
@@ -47,12 +37,6 @@ def check_pattern(connection: socket.socket, size: int) -> None:
         assert buffer[:count] == LONG_PATTERN[start : start + count], f"wrong bytes after {got}"
         got += count
     assert got == size
-
-
-def reset(connection: socket.socket) -> None:
-    """Closes with an RST."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def both_ways(connection: socket.socket, size: int) -> None:

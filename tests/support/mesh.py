@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable
 
@@ -17,7 +18,9 @@ from meshlb.table import Backend, Entry, Table
 from meshlb.takeover import Takeover
 
 Handler = Callable[[socket.socket], None]
+MakeServer = Callable[..., "Server"]
 WORKERS = 2
+MIB = 1 << 20
 
 
 class Server:
@@ -70,6 +73,17 @@ class Server:
 
 def backend(port: int, address: str = "127.0.0.1", state: BackendState = BackendState.UP) -> Backend:
     return Backend(address, port, f"task-{port}", f"web.{port}", "", state)
+
+
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def reset(connection: socket.socket) -> None:
+    """Closes with an RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def free_port() -> int:
