@@ -1,0 +1,148 @@
+"""Listens to one manager's agent: connects, checks who it is, takes its states, connects again for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
+
+from meshlb.identity import MANAGER, Identity, IdentityError, Peer, peer_of
+from meshlb.peer_message import MAX_BYTES, SUBPROTOCOL, Message, MessageError, decode
+
+PATH = "/peers"
+CONNECTING = 5.0  # seconds for TCP, TLS and the WebSocket's handshake together
+BREATHER = 0.02  # seconds after each message, so that no sender can keep this node busy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between things. Each delay doubles up to the last, and a random half of it is left out."""
+
+    heartbeat: float = 2.0
+    first_delay: float = 0.25
+    last_delay: float = 5.0
+    grace: float = 5.0  # without any manager's agent, before it is called a problem
+    look: float = 2.0  # between looks at Swarm's certificates
+
+
+def session() -> aiohttp.ClientSession:
+    """What `Client` connects with; close it at the end."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+
+class Client:
+    """One manager's agent, as heard from here."""
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        identity: Callable[[], Identity | None],
+        hear: Callable[[Peer, Message], None],
+        pace: Pace,
+    ) -> None:
+        self.place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self._identity, self._hear, self._pace = identity, hear, pace
+        self._complained = ""
+        self._delay = pace.first_delay
+        self.connected = False
+        self.reason = ""  # why not
+        self.garbage = 0
+
+    async def run(self, http: aiohttp.ClientSession) -> None:
+        """Listen until cancelled, whatever happens."""
+        while True:
+            identity = self._identity()
+            if identity:
+                await self._attempt(http, identity)
+            await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311
+            self._delay = min(self._delay * 2, self._pace.last_delay)
+
+    async def _attempt(self, http: aiohttp.ClientSession, identity: Identity) -> None:
+        try:
+            await self._listen(http, identity)
+            self.reason = "it hung up"
+        except (MessageError, IdentityError) as error:
+            self.garbage += 1
+            self.reason = str(error)
+            self._delay = self._pace.last_delay
+            self._complain()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            self.reason = _reason(error)
+            log.debug("no connection to the agent at %s: %s", self.place, self.reason)
+        finally:
+            self.connected = False
+
+    def _complain(self) -> None:
+        if self.reason != self._complained:
+            self._complained = self.reason
+            log.warning("hung up on the agent at %s: %s", self.place, self.reason)
+
+    async def _listen(self, http: aiohttp.ClientSession, identity: Identity) -> None:
+        async with asyncio.timeout(CONNECTING) as limit, self._connect(http, identity) as socket_:
+            peer = peer_of(socket_.get_extra_info("ssl_object"), identity.cluster)
+            if not peer.manager:
+                raise IdentityError(f"the node {peer.node_id} is not a manager but a {peer.role}")
+            if socket_.protocol != SUBPROTOCOL:
+                raise MessageError("it speaks another language; run one release of meshlb everywhere")
+            limit.reschedule(None)
+            log.debug("connected to the agent of manager %s at %s", peer.node_id, self.place)
+            async for message in socket_:
+                self._take(peer, message.type, message.data)
+                await asyncio.sleep(BREATHER)
+
+    def _connect(
+        self, http: aiohttp.ClientSession, identity: Identity
+    ) -> AbstractAsyncContextManager[ClientWebSocketResponse]:
+        return http.ws_connect(
+            f"https://{self.place}{PATH}",
+            ssl=identity.client,
+            server_hostname=MANAGER,
+            protocols=(SUBPROTOCOL,),
+            heartbeat=self._pace.heartbeat,
+            timeout=ClientWSTimeout(ws_close=1.0),
+            compress=0,
+            max_msg_size=MAX_BYTES,
+        )
+
+    def _take(self, peer: Peer, kind: WSMsgType, data: object) -> None:
+        if kind is WSMsgType.ERROR:
+            broken = isinstance(data, aiohttp.WebSocketError)
+            raise MessageError(str(data)) if broken else ConnectionError("the connection broke")
+        if not isinstance(data, str):
+            raise MessageError("it sends something that is not text")
+        found = decode(data)
+        self.connected, self.reason, self._delay = True, "", self._pace.first_delay
+        self._complained = ""
+        self._hear(peer, found)
+
+
+def _reason(error: Exception) -> str:
+    """The cause in a few words, without aiohttp's repetition of the address."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        return f"it refused this node's agent ({error.status})"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return _reason_of_tls(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _reason_of_tls(error.os_error)
+    return str(error) or type(error).__name__
+
+
+def _reason_of_tls(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not one of a manager of this Swarm: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,257 @@
+"""What agents say to each other, as text: a manager's whole `Desired` with its version. Pure.
+
+A message comes from a node with a manager's certificate, and still nothing in it is believed before it was
+checked: type, size and number of everything. Members that are not known are skipped, as agents of two
+releases talk to each other while an upgrade goes through the nodes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+from meshlb.model import Desired, Node, Port, Protocol, Service
+from meshlb.policy import LABEL_PREFIX
+
+SUBPROTOCOL = "meshlb.desired.v1"  # of the WebSocket; another way of saying things gets another name
+MAX_BYTES = 4 << 20
+MAX_SERVICES = 20_000
+MAX_PORTS = 1_000  # of one service
+MAX_LABELS = 1_000  # of one service
+MAX_NODES = 10_000
+MAX_STOPPING = 100_000
+MAX_PROBLEMS = 100
+MAX_NAME = 255  # characters of an id, a name, an address or a label's key
+MAX_TEXT = 4_096  # characters of a label's value or a problem
+
+_MAX_COUNT = (1 << 53) - 1
+_Item = TypeVar("_Item")
+
+
+class MessageError(ValueError):
+    """The message is not one of ours, in words that name the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """`epoch` is random for each start of an agent, `count` grows with each state that it tells."""
+
+    epoch: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One state of one manager."""
+
+    version: Version
+    desired: Desired
+
+
+def encode(version: Version, desired: Desired) -> str:
+    """The message as text. MessageError when it is more than a receiver takes.
+
+    Of the labels only the mesh's own are told: Swarm does not show a service's labels to workers, and they
+    often hold secrets.
+    """
+    document = {
+        "epoch": version.epoch,
+        "count": version.count,
+        "services": [_service_out(service) for service in desired.services],
+        "nodes": [{"id": node.id, "name": node.name, "address": node.address} for node in desired.nodes],
+        "stopping": sorted(desired.stopping),
+        "problems": [problem[:MAX_TEXT] for problem in desired.problems[:MAX_PROBLEMS]],
+    }
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    decode(text)
+    return text
+
+
+def _service_out(service: Service) -> dict[str, object]:
+    return {
+        "id": service.id,
+        "name": service.name,
+        "ports": [
+            {"published": port.published, "target": port.target, "protocol": port.protocol.value}
+            for port in service.ports
+        ],
+        "labels": dict([pair for pair in service.labels if _is_told(*pair)][:MAX_LABELS]),
+    }
+
+
+def _is_told(key: str, value: str) -> bool:
+    """A label too long to be of use to anyone must not keep the others from being told."""
+    return key.startswith(LABEL_PREFIX) and len(key) <= MAX_NAME and len(value) <= MAX_TEXT
+
+
+def decode(text: str) -> Message:
+    """The message in `text`; MessageError for anything else, whatever it is."""
+    _check_size(text)
+    try:
+        found = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+        )
+    except RecursionError:
+        raise MessageError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise MessageError(f"it is not JSON: {error.msg} at {error.pos}") from None
+    top = _members(found, "it")
+    return Message(_version(top), _desired(top))
+
+
+def _check_size(text: str) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise MessageError("it is not valid Unicode") from None
+    if size > MAX_BYTES:
+        raise MessageError(f"it is {size} bytes long; {MAX_BYTES} are allowed")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise MessageError("it has a member twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > 17:
+        raise MessageError("it has a number that is too large")
+    return int(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise MessageError(f"it has a number that is not an integer ({text[:20]})")
+
+
+def _version(top: dict[str, Any]) -> Version:
+    epoch = _name(top, "epoch", "it")
+    if not epoch:
+        raise MessageError("it has an empty epoch")
+    return Version(epoch, _number(top, "count", "it", _MAX_COUNT))
+
+
+def _desired(top: dict[str, Any]) -> Desired:
+    services = _items(top, "services", "it", MAX_SERVICES, _service)
+    _check_unique([service.name for service in services], "services", "it")
+    stopping = _items(top, "stopping", "it", MAX_STOPPING, lambda found: _text(found, "stopping", MAX_NAME))
+    _check_unique(stopping, "stopping", "it")
+    problems = _items(top, "problems", "it", MAX_PROBLEMS, lambda found: _text(found, "problems", MAX_TEXT))
+    return Desired(services, _items(top, "nodes", "it", MAX_NODES, _node), frozenset(stopping), problems)
+
+
+def _service(found: object) -> Service:
+    members = _members(found, "a service")
+    name = _name(members, "name", "a service")
+    if not name:
+        raise MessageError("a service has no name")
+    ports = _items(members, "ports", "a service", MAX_PORTS, _port)
+    _check_unique(ports, "ports", "a service")
+    return Service(_name(members, "id", "a service"), name, ports, (), _labels(members))
+
+
+def _labels(service: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    found = _members(_member(service, "labels", "a service"), "labels")
+    if len(found) > MAX_LABELS:
+        raise MessageError(f"a service has {len(found)} labels; {MAX_LABELS} are allowed")
+    return tuple(
+        sorted(
+            (_text(key, "a label", MAX_NAME), _text(value, "a label", MAX_TEXT))
+            for key, value in found.items()
+        )
+    )
+
+
+def _port(found: object) -> Port:
+    members = _members(found, "a port")
+    published, target = (_number(members, key, "a port", 65535) for key in ("published", "target"))
+    protocol = _name(members, "protocol", "a port")
+    if not (published and target and protocol in tuple(Protocol)):
+        raise MessageError("a port has a number or a protocol that does not exist")
+    return Port(published, target, Protocol(protocol))
+
+
+def _node(found: object) -> Node:
+    members = _members(found, "a node")
+    return Node(*(_name(members, key, "a node") for key in ("id", "name", "address")))
+
+
+def _members(found: object, place: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise MessageError(f"{place} is not an object")
+    return found
+
+
+def _member(members: dict[str, Any], key: str, place: str) -> Any:
+    if key not in members:
+        raise MessageError(f"{place} has no {key}")
+    return members[key]
+
+
+def _items(
+    members: dict[str, Any], key: str, place: str, most: int, parse: Callable[[object], _Item]
+) -> tuple[_Item, ...]:
+    found = _member(members, key, place)
+    if not isinstance(found, list):
+        raise MessageError(f"{place} has {key} that are not a list")
+    if len(found) > most:
+        raise MessageError(f"{place} has {len(found)} {key}; {most} are allowed")
+    return tuple(parse(item) for item in found)
+
+
+def _number(members: dict[str, Any], key: str, place: str, most: int) -> int:
+    found = _member(members, key, place)
+    if type(found) is not int or not 0 <= found <= most:  # a bool is an int to isinstance()
+        raise MessageError(f"{place} has a {key} that is not a number from 0 to {most}")
+    return found
+
+
+def _name(members: dict[str, Any], key: str, place: str) -> str:
+    return _text(_member(members, key, place), f"the {key} of {place}", MAX_NAME)
+
+
+def _text(found: object, place: str, most: int) -> str:
+    if not isinstance(found, str):
+        raise MessageError(f"{place} is not text")
+    if len(found) > most:
+        raise MessageError(f"{place} is {len(found)} characters long; {most} are allowed")
+    if not found.isascii() and any("\ud800" <= char <= "\udfff" for char in found):
+        raise MessageError(f"{place} is not valid Unicode")  # half of a pair, written as an escape
+    return found
+
+
+def _check_unique(found: tuple[object, ...] | list[str], key: str, place: str) -> None:
+    if len(set(found)) != len(found):
+        raise MessageError(f"{place} has {key} that are there twice")
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The newest version of every sender: what is older, or of an agent that was replaced, is not news."""
+
+    senders: int = 64
+    retired: int = 8  # epochs remembered for each sender
+    _newest: OrderedDict[str, tuple[Version, deque[str]]] = field(default_factory=OrderedDict)
+
+    def is_news(self, sender: str, version: Version) -> bool:
+        """Whether `version` is newer than all from this sender; if so it is the newest from now on."""
+        newest, gone = self._newest.get(sender, (None, deque[str](maxlen=self.retired)))
+        if newest and version.epoch == newest.epoch and version.count <= newest.count:
+            return False
+        if version.epoch in gone:
+            return False
+        if newest and version.epoch != newest.epoch:
+            gone.append(newest.epoch)
+        self._newest[sender] = version, gone
+        self._newest.move_to_end(sender)
+        if len(self._newest) > self.senders:
+            self._newest.popitem(last=False)
+        return True

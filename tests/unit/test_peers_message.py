@@ -1,0 +1,221 @@
+"""What managers tell, as text: round trips, and everything that is not such a message."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshlb import peer_message
+from meshlb.model import Desired, Node, Port, Protocol, Service
+from meshlb.peer_message import Ledger, Message, MessageError, Version, decode, encode
+
+VERSION = Version("0123456789abcdef", 7)
+DESIRED = Desired(
+    (
+        Service(
+            "s1",
+            "web",
+            (Port(80, 8000), Port(53, 5353, Protocol.UDP)),
+            (),
+            (("meshlb.balance", "roundrobin"), ("meshlb.port.53.connect-timeout", "1s")),
+        ),
+        Service("s2", "db", (), ()),
+    ),
+    (Node("n1", "node1", "10.0.0.1"),),
+    frozenset({"t1", "t2"}),
+    ("service web: something",),
+)
+
+
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(encode(VERSION, DESIRED))
+    return found
+
+
+def test_a_message_arrives_as_it_was_sent() -> None:
+    assert decode(encode(VERSION, DESIRED)) == Message(VERSION, DESIRED)
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+ports = st.builds(Port, st.integers(1, 65535), st.integers(1, 65535), st.sampled_from(Protocol))
+labels = st.dictionaries(names.map("meshlb.".__add__), names, max_size=4)
+services = st.builds(
+    Service,
+    names,
+    names.filter(bool),
+    st.lists(ports, max_size=4, unique=True).map(tuple),
+    st.just(()),
+    labels.map(lambda found: tuple(sorted(found.items()))),
+)
+desireds = st.builds(
+    Desired,
+    st.lists(services, max_size=4, unique_by=lambda service: service.name).map(tuple),
+    st.lists(st.builds(Node, names, names, names), max_size=4).map(tuple),
+    st.frozensets(names, max_size=4),
+    st.lists(names, max_size=4).map(tuple),
+)
+
+
+@given(desireds, names.filter(bool), st.integers(0, (1 << 53) - 1))
+def test_any_state_arrives_as_it_was_sent(desired: Desired, epoch: str, count: int) -> None:
+    assert decode(encode(Version(epoch, count), desired)) == Message(Version(epoch, count), desired)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.text() | json_values.map(json.dumps))
+def test_garbage_is_a_message_error(text: str) -> None:
+    with pytest.raises(MessageError):
+        decode(text)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container in `value` with each of its keys."""
+    keys = list(value) if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_one_wrong_value_anywhere_is_refused_or_a_message(data: st.DataObject) -> None:
+    found = document()
+    container, key = data.draw(st.sampled_from(places(found)))
+    container[key] = data.draw(json_values)
+    with contextlib.suppress(MessageError):
+        assert decode(json.dumps(found)).version.epoch
+
+
+@pytest.mark.parametrize("key", ["epoch", "count", "services", "nodes", "stopping", "problems"])
+def test_every_member_is_needed(key: str) -> None:
+    found = document()
+    del found[key]
+    with pytest.raises(MessageError, match=f"has no {key}"):
+        decode(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"count": True}, "count that is not a number"),
+        ({"count": -1}, "count that is not a number"),
+        ({"count": 1 << 53}, "count that is not a number"),
+        ({"count": 1.5}, "not an integer"),
+        ({"count": float("nan")}, "not an integer"),
+        ({"count": float("inf")}, "not an integer"),
+        ({"epoch": ""}, "empty epoch"),
+        ({"epoch": "x" * 256}, "256 characters long"),
+        ({"services": {}}, "not a list"),
+        ({"services": [1]}, "a service is not an object"),
+        ({"stopping": [1]}, "not text"),
+        ({"stopping": ["a", "a"]}, "twice"),
+        ({"stopping": ["\ud800"]}, "not valid Unicode"),
+        ({"problems": ["p"] * 101}, "101 problems; 100 are allowed"),
+        ({"nodes": [{"id": "1", "name": "n"}]}, "a node has no address"),
+    ],
+)
+def test_a_wrong_member_is_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(MessageError, match=said):
+        decode(json.dumps(document() | change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"published": 0},
+        {"target": 65536},
+        {"protocol": "sctp"},
+        {"published": "80"},
+        {"published": None},
+        {"protocol": 6},
+    ],
+)
+def test_a_wrong_port_is_refused(change: dict[str, Any]) -> None:
+    found = document()
+    found["services"][0]["ports"][0] |= change
+    with pytest.raises(MessageError):
+        decode(json.dumps(found))
+
+
+def test_a_service_told_twice_is_refused() -> None:
+    found = document()
+    found["services"].append(found["services"][0])
+    with pytest.raises(MessageError, match="services that are there twice"):
+        decode(json.dumps(found))
+
+
+def test_a_member_told_twice_is_refused() -> None:
+    text = encode(VERSION, DESIRED).replace('"count":7', '"count":7,"count":8')
+    with pytest.raises(MessageError, match="member twice"):
+        decode(text)
+
+
+def test_what_a_later_release_adds_is_skipped() -> None:
+    found = document() | {"weights": {"web": 3}}
+    found["services"][0]["mode"] = "global"
+    assert decode(json.dumps(found)).desired == DESIRED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1_000_000,
+        '{"a":' * 500_000,
+        "1" * 1_000_000,
+        '{"count": ' + "9" * 5000 + "}",
+        " " * (peer_message.MAX_BYTES + 1),
+        "\ud800",
+        '"' + "é" * (peer_message.MAX_BYTES // 2) + '"',
+    ],
+    ids=["lists", "objects", "number", "count", "size", "surrogate", "bytes"],
+)
+def test_bombs_are_refused(text: str) -> None:
+    with pytest.raises(MessageError):
+        decode(text)
+
+
+def test_foreign_and_endless_labels_are_not_told() -> None:
+    labels = (("com.example.password", "secret"), ("meshlb.a", "x" * 5000), ("meshlb.balance", "roundrobin"))
+    text = encode(VERSION, Desired((Service("s", "web", (), (), labels),)))
+    assert "secret" not in text
+    assert decode(text).desired.services[0].labels == (("meshlb.balance", "roundrobin"),)
+
+
+def test_a_state_that_is_too_large_is_not_told() -> None:
+    many = tuple(Service("s", f"service-{number}", (), ()) for number in range(20_001))
+    with pytest.raises(MessageError, match="20001 services; 20000 are allowed"):
+        encode(VERSION, Desired(many))
+
+
+def test_only_news_count() -> None:
+    ledger = Ledger()
+    assert ledger.is_news("a", Version("x", 2))
+    assert not ledger.is_news("a", Version("x", 2))
+    assert not ledger.is_news("a", Version("x", 1))
+    assert ledger.is_news("b", Version("x", 1))
+    assert ledger.is_news("a", Version("x", 3))
+
+
+def test_a_restarted_agent_counts_anew_and_the_old_one_is_not_heard_any_more() -> None:
+    ledger = Ledger()
+    assert ledger.is_news("a", Version("x", 90))
+    assert ledger.is_news("a", Version("y", 1))
+    assert not ledger.is_news("a", Version("x", 91))
+    assert ledger.is_news("a", Version("y", 2))
+
+
+def test_the_ledger_is_bounded() -> None:
+    ledger = Ledger(senders=3)
+    for number in range(10):
+        assert ledger.is_news(str(number), Version("x", 1))
+    assert not ledger.is_news("9", Version("x", 1))
+    assert ledger.is_news("0", Version("x", 1))
