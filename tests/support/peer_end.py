@@ -1,0 +1,56 @@
+"""One end of the channel between agents as a process: it does what stdin says, and prints what it hears.
+
+Its arguments are Docker's data directory and the port. Lines in: `publish NAME...`, `silence`,
+`connect ADDRESS...`. Lines out: `heard NAME...` for each state, `problem TEXT` whenever that changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from meshlb.model import Desired, Service
+from meshlb.peer_client import Pace
+from meshlb.peers import Peers
+
+
+def say(*words: str) -> None:
+    """One line, at once."""
+    sys.stdout.write(" ".join(words) + "\n")
+    sys.stdout.flush()
+
+
+def heard(desired: Desired) -> None:
+    """A state has come."""
+    say("heard", *(service.name for service in desired.services))
+
+
+async def main(root: Path, port: int) -> None:
+    """Run until stdin ends."""
+    peers = Peers(root, port=port, on_desired=heard, pace=Pace(look=0.2, grace=1.0))
+    parts = [asyncio.create_task(peers.run()), asyncio.create_task(tell_problems(peers))]
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        verb, *words = line.split()
+        if verb == "connect":
+            peers.connect(tuple(words))
+        else:
+            services = tuple(Service(name, name, (), ()) for name in words)
+            peers.publish(Desired(services) if verb == "publish" else None)
+    for part in parts:
+        part.cancel()
+    await asyncio.wait(parts)
+
+
+async def tell_problems(peers: Peers) -> None:
+    """The problem whenever it is another one."""
+    told = ""
+    while True:
+        if peers.problem != told:
+            told = peers.problem
+            say("problem", told)
+        await asyncio.sleep(0.02)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
