@@ -1,0 +1,115 @@
+"""Agents' ends of the channel on loopback, and peers that do what they like."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from meshlb.identity import MANAGER, load, peer_of
+from meshlb.model import Desired, Service
+from meshlb.peer_client import Pace
+from meshlb.peer_message import SUBPROTOCOL
+from meshlb.peers import Peers
+
+HERE = "127.0.0.1"
+PATIENCE = 15.0
+PACE = Pace(heartbeat=0.4, first_delay=0.05, last_delay=0.2, grace=0.4, look=0.05)
+
+
+class Agent:
+    """One agent's end of the channel, and what it heard."""
+
+    def __init__(self, root: Path, port: int = 0, pace: Pace = PACE) -> None:
+        self.heard: list[Desired] = []
+        self.peers = Peers(root, port=port, address=HERE, on_desired=self.heard.append, pace=pace)
+
+    @property
+    def is_informed(self) -> bool:
+        """Whether it has looked at its certificate; before that it refuses everybody."""
+        return bool(self.peers._keeper.current or self.peers.problem)
+
+
+@contextlib.asynccontextmanager
+async def running(root: Path, port: int = 0, pace: Pace = PACE) -> AsyncIterator[Agent]:
+    agent = Agent(root, port, pace)
+    task = asyncio.create_task(agent.peers.run())
+    try:
+        yield agent
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+
+
+@contextlib.asynccontextmanager
+async def telling(root: Path, state: Desired, port: int = 0, pace: Pace = PACE) -> AsyncIterator[Agent]:
+    async with running(root, port, pace) as agent:
+        agent.peers.publish(state)
+        await until(lambda: agent.peers.port and agent.is_informed, "the manager to listen")
+        yield agent
+
+
+async def until(predicate: Callable[[], object], what: str) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not predicate():  # noqa: ASYNC110  # other threads and sockets change it
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}") from None
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
+
+
+def state(name: str) -> Desired:
+    return Desired((Service("id", name, (), ()),))
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    port: int, root: Path, protocols: tuple[str, ...] = (SUBPROTOCOL,), path: str = "/peers"
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A WebSocket of the test's own, with the certificate in `root`."""
+    context = load(root).client
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(
+            f"https://{HERE}:{port}{path}", ssl=context, server_hostname=MANAGER, protocols=protocols
+        ) as link,
+    ):
+        yield link
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handle: Callable[[web.BaseRequest], Coroutine[Any, Any, web.StreamResponse]], context: ssl.SSLContext
+) -> AsyncIterator[int]:
+    """A peer that does what it likes."""
+    server = web.Server(handle)
+    listener = await asyncio.get_running_loop().create_server(server, HERE, 0, ssl=context)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        await server.shutdown(0.1)
+
+
+async def shown(port: int, root: Path) -> str:
+    """The node id in the certificate that is shown at `port`."""
+    _, writer = await asyncio.open_connection(HERE, port, ssl=load(root).client, server_hostname=MANAGER)
+    try:
+        return peer_of(writer.get_extra_info("ssl_object")).node_id
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
