@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import click
 
 import meshlb
 from meshlb import http, logs, process
-from meshlb.config import Config, options
+from meshlb.config import Config, options, split_address
 from meshlb.errors import MeshError
 from meshlb.model import Snapshot, SourceStatus, Status
 from meshlb.process import Signals
 from meshlb.serving import Plane, Serving
 from meshlb.static import StaticSource, load
 from meshlb.table import build
+
+if TYPE_CHECKING:
+    from meshlb.advice import Advice
 
 log = logging.getLogger("meshlb.agent")  # __name__ is __main__ under python -m
 
@@ -101,7 +105,9 @@ async def _compose(config: Config) -> None:
     signals = Signals()
     with signals.handled():
         try:
-            await run(config, source, RealPlane(config.workers, listeners=listeners), signals)
+            plane = RealPlane(config.workers, listeners=listeners)
+            async with _channel(config, source):
+                await run(config, source, plane, signals)
         finally:
             await asyncio.to_thread(listeners.shutdown)
 
@@ -112,6 +118,29 @@ def _source(config: Config) -> Source:
     from meshlb.engine import SwarmSource  # noqa: PLC0415  # the docker SDK is 20 MB that a file does not need
 
     return SwarmSource()
+
+
+@contextlib.asynccontextmanager
+async def _channel(config: Config, source: Source) -> AsyncIterator[None]:
+    """The channel between agents, while inside. Serving never waits for it, nor ends with it."""
+    if not config.peers or config.config is not None:
+        yield
+        return
+    from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
+
+    task = asyncio.create_task(_advise(Advice(cast(Any, source), *split_address(config.peers))))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _advise(advice: Advice) -> None:
+    try:
+        await advice.run()
+    except Exception:
+        log.exception("the channel between agents broke; everything else goes on")
 
 
 async def run(config: Config, source: Source, plane: Plane, signals: Signals) -> None:

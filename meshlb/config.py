@@ -23,6 +23,7 @@ class Config:
 
     config: Path | None = None  # a static TOML file instead of the Swarm
     http: str = "127.0.0.1:9946"  # where /healthz and /status answer; empty for nowhere
+    peers: str = "0.0.0.0:7947"  # where other nodes' agents reach this one; empty for no channel
     workers: int = 0  # threads that move bytes; 0 is one per core
     takeover: str = "auto"  # auto | always | never
     drain: float = 30.0  # seconds that SIGTERM leaves to established connections
@@ -46,7 +47,7 @@ def split_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _http(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if value in ("", "off"):
         return ""
     try:
@@ -83,8 +84,17 @@ _OPTIONS = (
         metavar="ADDRESS:PORT",
         default=_DEFAULTS.http,
         show_default=True,
-        callback=_http,
+        callback=_address,
         help="Where GET /healthz and GET /status answer; off for nowhere.",
+    ),
+    _option(
+        "--peers",
+        metavar="ADDRESS:PORT",
+        default=_DEFAULTS.peers,
+        show_default=True,
+        callback=_address,
+        help="Where the agents of other nodes reach this one, over TLS with Swarm's own certificates: "
+        "managers tell which tasks are about to stop. off for no such channel.",
     ),
     _option(
         "--workers",

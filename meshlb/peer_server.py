@@ -156,9 +156,10 @@ class Server:
 
     async def _shake_hands(self, http: web.Server, connection: socket.socket, identity: Identity) -> None:
         loop = asyncio.get_running_loop()
+        protocol = http()  # not what the call returns: uvloop returns the one of TLS
         try:
-            _, protocol = await loop.connect_accepted_socket(
-                http,
+            await loop.connect_accepted_socket(
+                lambda: protocol,
                 connection,
                 ssl=identity.server,
                 ssl_handshake_timeout=HANDSHAKE,

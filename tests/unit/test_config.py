@@ -46,6 +46,7 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
     texts = {
         "config": "mesh.toml",
         "http": "[::1]:80",
+        "peers": "[::1]:81",
         "workers": "3",
         "takeover": "never",
         "drain": "1.5",
@@ -54,7 +55,7 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         "loop": "asyncio",
     }
     assert set(texts) == set(Config.__dataclass_fields__)
-    wanted = Config(Path("mesh.toml"), "[::1]:80", 3, "never", 1.5, "json", "debug", "asyncio")
+    wanted = Config(Path("mesh.toml"), "[::1]:80", "[::1]:81", 3, "never", 1.5, "json", "debug", "asyncio")
     assert parse(*(f"--{name.replace('_', '-')}={text}" for name, text in texts.items())) == wanted
     assert parse(**{f"MESHLB_{name.upper()}": text for name, text in texts.items()}) == wanted
 
