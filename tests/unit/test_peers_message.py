@@ -183,6 +183,13 @@ def test_bombs_are_refused(text: str) -> None:
         decode(text)
 
 
+def test_a_message_is_four_mebibytes_long_at_most() -> None:
+    text = encode(VERSION, DESIRED)
+    assert decode(text.ljust(peer_message.MAX_BYTES)).desired == DESIRED
+    with pytest.raises(MessageError, match="4194305 bytes long; 4194304 are allowed"):
+        decode(text.ljust(peer_message.MAX_BYTES + 1))
+
+
 def test_foreign_and_endless_labels_are_not_told() -> None:
     labels = (("com.example.password", "secret"), ("meshlb.a", "x" * 5000), ("meshlb.balance", "roundrobin"))
     text = encode(VERSION, Desired((Service("s", "web", (), (), labels),)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -88,13 +90,57 @@ def test_whoever_says_nothing_is_shown_out(
     async def scenario() -> None:
         async with telling(manager, state("one")) as told:
             for context in (None, load(worker).client):
+                name = MANAGER if context else None
                 reader, writer = await asyncio.open_connection(
-                    HERE, told.peers.port, ssl=context, server_hostname=MANAGER if context else None
+                    HERE, told.peers.port, ssl=context, server_hostname=name
                 )
-                with contextlib.suppress(OSError):
-                    async with asyncio.timeout(10):
-                        assert await reader.read() == b""
+                assert await asyncio.wait_for(_rest(reader), 10) == b""
                 writer.close()
+
+    run(scenario())
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+def test_a_shortage_of_files_passes(
+    manager: Path, worker: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failures = asyncio.SelectorEventLoop.sock_accept, [errno.EMFILE, errno.ENOBUFS]
+
+    async def accept(self: asyncio.SelectorEventLoop, listener: socket.socket) -> tuple[socket.socket, Any]:
+        if failures:
+            raise OSError(failures.pop(), "too many")
+        return await real(self, listener)
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_accept", accept)
+
+    async def scenario() -> None:
+        async with (
+            telling(manager, state("one")) as told,
+            connected(told.peers.port, worker) as link,
+        ):
+            assert decode(await link.receive_str()).desired == state("one")
+
+    run(scenario())
+    assert not caplog.records
+
+
+def test_a_state_that_is_told_again_is_no_news(manager: Path, worker: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            telling(manager, state("one")) as told,
+            connected(told.peers.port, worker) as link,
+        ):
+            first = decode(await link.receive_str()).version
+            told.peers.publish(state("one"))
+            told.peers.publish(state("two"))
+            second = decode(await link.receive_str()).version
+            assert (first.epoch, first.count + 1) == (second.epoch, second.count)
 
     run(scenario())
 
