@@ -159,7 +159,8 @@ def test_a_killed_task_costs_no_new_connection(lab: Lab, serve: Serve) -> None:
     # Those that a task had accepted when it died are lost with it, as they would be without a mesh.
     assert len(report.failures) <= len(lab.nodes) ** 2 * CONCURRENCY, report.reasons()
     assert [failure for failure in report.failures if failure.began > killed] == []
-    assert all(failure.reason == "reset" for failure in report.failures), report.reasons()
+    # (The kernel resets or ends them, depending on whether the task had read the request.)
+    assert set(report.reasons()) <= {"reset", "short answer"}, report.reasons()
     assert report.succeeded > 300
 
 
