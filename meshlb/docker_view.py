@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshlb.errors import EngineError
-from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service, Snapshot, Task
+from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service, Snapshot, Task, is_address
 
 _PORT = re.compile(r"Target: (\d{1,5}), Publish: (\d{1,5})", re.ASCII)
 
@@ -76,7 +76,7 @@ def parse_membership(info: object) -> Membership:
         node,
         cluster,
         swarm.get("ControlAvailable") is True,
-        tuple(sorted(host for text in managers if _is_address(host := _without_port(text)))),
+        tuple(sorted(host for text in managers if is_address(host := _without_port(text)))),
         _text(_dict(info).get("DockerRootDir")),
     )
 
@@ -137,7 +137,7 @@ def _port(service: str, text: object, problems: list[str]) -> Port | None:
 
 def _task(service: str, found: object, problems: list[str]) -> Task | None:
     name, address = _text(_dict(found).get("Name")), _text(_dict(found).get("EndpointIP"))
-    if not _is_address(address):
+    if not is_address(address):
         problems.append(
             f'service {service}: task {name or "?"} has no usable address ("{address}"); left out'
         )
@@ -151,7 +151,7 @@ def _host(endpoint: object) -> str:
 
 def _peers(found: object) -> tuple[Node, ...]:
     nodes = {(_text(_dict(peer).get("Name")), _text(_dict(peer).get("IP"))) for peer in _list(found)}
-    return tuple(Node("", name, address) for name, address in sorted(nodes) if _is_address(address))
+    return tuple(Node("", name, address) for name, address in sorted(nodes) if is_address(address))
 
 
 def parse_lists(services: object, nodes: object) -> Lists:
@@ -359,16 +359,8 @@ def _is_port(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_reachable(text: str) -> bool:
-    return _is_address(text) and not ipaddress.ip_address(text).is_unspecified
+    return is_address(text) and not ipaddress.ip_address(text).is_unspecified
 
 
 def _dict(value: object) -> dict[str, object]:

@@ -6,6 +6,7 @@ compares by value, so "did anything change" is `!=`.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -172,3 +173,12 @@ class Status:
     counters: Counters = field(default_factory=Counters)
     problems: tuple[str, ...] = ()
     draining: bool = False  # the agent is ending: no new connections
+
+
+def is_address(text: str) -> bool:
+    """Whether the text is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

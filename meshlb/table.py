@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshlb.model import BackendState, Port, Service, Snapshot, Task
+from meshlb.model import BackendState, Port, Service, Snapshot, Task, is_address
 from meshlb.policy import LABEL_PREFIX, Policy, from_settings
 
 
@@ -65,14 +64,14 @@ def _entries(service: Service) -> Iterator[tuple[Entry, tuple[str, ...]]]:
     unreachable = tuple(
         f'service {service.name}: task {task.name} has no usable address ("{task.address}"); left out'
         for task in service.tasks
-        if not _is_address(task.address)
+        if not is_address(task.address)
     )
     for port in service.ports:
         policy, complaints = _policy(service, port)
         backends = tuple(
             _backend(task, port)
             for task in sorted(service.tasks, key=lambda task: (task.name, task.id))
-            if _is_address(task.address)
+            if is_address(task.address)
         )
         yield Entry(port, service.name, policy, backends), complaints + unreachable
 
@@ -103,11 +102,3 @@ def _stray_labels(service: Service) -> Iterator[str]:
 
 def _backend(task: Task, port: Port) -> Backend:
     return Backend(task.address, task.port or port.target, task.id, task.name, task.node, task.state)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

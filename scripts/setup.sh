@@ -15,6 +15,7 @@ lab_packages() {
     command -v ip >/dev/null || echo iproute2
     command -v nft >/dev/null || echo nftables
     command -v curl >/dev/null || echo curl
+    command -v openssl >/dev/null || echo openssl # the tests' own certificate authority
     grep -qs 'BusyBox' /bin/busybox && ! ldd /bin/busybox >/dev/null 2>&1 || echo busybox-static
 }
 
