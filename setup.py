@@ -1,4 +1,4 @@
-"""Builds the extension, in one of four flavours chosen by MESHLB_FLAVOUR.
+"""Builds the extensions, every meshlb/_*.pyx, in one of four flavours chosen by MESHLB_FLAVOUR.
 
 release  what users run
 trace    line coverage of the Cython source
@@ -7,6 +7,7 @@ tsan     ThreadSanitizer: run with LD_PRELOAD of gcc's libtsan
 """
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -23,15 +24,22 @@ if flavour not in FLAVOURS:
     raise SystemExit(f"MESHLB_FLAVOUR={flavour}: is not one of {', '.join(FLAVOURS)}")
 compile_args, link_args = FLAVOURS[flavour]
 
-fastpath = Extension(
-    "meshlb._fastpath",
-    ["meshlb/_fastpath.pyx"],
-    extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", *compile_args],
-    extra_link_args=link_args,
-)
+
+def extension(source: Path) -> Extension:
+    """The module of one Cython source."""
+    return Extension(
+        f"meshlb.{source.stem}",
+        [str(source)],
+        extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", *compile_args],
+        extra_link_args=link_args,
+        define_macros=[("_GNU_SOURCE", None)],
+    )
+
+
 setup(
     ext_modules=cythonize(
-        [fastpath],
+        [extension(source) for source in sorted(Path("meshlb").glob("_*.pyx"))],
+        nthreads=os.cpu_count() or 1,
         force=True,  # a stale importer of a changed struct corrupts silently; a build takes seconds
         emit_linenums=flavour in ("asan", "tsan"),
         compiler_directives={

@@ -111,12 +111,16 @@ cdef extern from *:
     #define exchange(place, value) __atomic_exchange_n((place), (value), __ATOMIC_ACQ_REL)
     #define compare_exchange(place, expected, value) __sync_bool_compare_and_swap((place), (expected), (value))
     #define fetch_add_release(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELEASE)
+    #define leading_zeros(value) __builtin_clzll(value)
     #define fetch_add(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELAXED)
     #define load_relaxed(place) __atomic_load_n((place), __ATOMIC_RELAXED)
     #define store_relaxed(place, value) __atomic_store_n((place), (value), __ATOMIC_RELAXED)
 
     /* One thread writes a counter and any thread reads it: no lock prefix, and never a torn 64-bit value. */
     static inline void bump(uint64_t *counter, uint64_t by) {
+        __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
+    }
+    static inline void bump_uint(uint32_t *counter, uint32_t by) {
         __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
     }
     /* The same, ordered: whoever sees the new value also sees all that the thread did before. */
@@ -136,7 +140,12 @@ cdef extern from *:
     uint32_t fetch_add(uint32_t *place, uint32_t value) noexcept nogil
     int32_t fetch_add_int "fetch_add_release" (int32_t *place, int32_t value) noexcept nogil
     uint64_t load_relaxed(uint64_t *place) noexcept nogil
+    void store_relaxed(uint64_t *place, uint64_t value) noexcept nogil
+    bint compare_exchange(uint64_t *place, uint64_t expected, uint64_t value) noexcept nogil
+    bint compare_exchange_uint "compare_exchange" (uint32_t *place, uint32_t expected, uint32_t value) noexcept nogil
+    int leading_zeros(uint64_t value) noexcept nogil  # not of 0
     uint32_t load_relaxed_uint "load_relaxed" (uint32_t *place) noexcept nogil
     void store_relaxed_uint "store_relaxed" (uint32_t *place, uint32_t value) noexcept nogil
     void bump(uint64_t *counter, uint64_t by) noexcept nogil
+    void bump_uint(uint32_t *counter, uint32_t by) noexcept nogil
     void bump_last(uint64_t *counter, uint64_t by) noexcept nogil

@@ -48,7 +48,7 @@ ensure_packages() {
 ensure_venv() {
     local extras=$1 python=python3 stamp="$VENV/.meshlb-$1" now
     python_is_good "$python" || python=/usr/bin/python3
-    now=$(cat pyproject.toml setup.py meshlb/_fastpath.pyx meshlb/_linux.pxd | sha256sum)
+    now=$(cat pyproject.toml setup.py meshlb/_*.p[xy][dx] | sha256sum)
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$now" ] && "$VENV/bin/python" -c 'import meshlb._fastpath' && return 0
     say "building meshlb in $VENV"
     [ -x "$VENV/bin/pip" ] || "$python" -m venv "$VENV"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "meshlb" / "_fastpath.pyx"
+PACKAGE = Path(__file__).parents[2] / "meshlb"
+SOURCES = sorted(PACKAGE.glob("_*.pyx"))
 HIDDEN = "__Pyx_ErrOccurredWithGIL()"
 
 
@@ -20,8 +21,9 @@ def calls_that_ask_for_the_gil(source: Path, target: Path) -> list[str]:
     return [line.strip() for line in lines if HIDDEN in line and not re.match(r"\s*#|static|.*\{$", line)]
 
 
-def test_workers_never_ask_for_the_gil(tmp_path: Path) -> None:
-    assert calls_that_ask_for_the_gil(SOURCE, tmp_path / "fastpath.c") == []
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_workers_never_ask_for_the_gil(source: Path, tmp_path: Path) -> None:
+    assert calls_that_ask_for_the_gil(source, tmp_path / "source.c") == []
 
 
 @pytest.mark.parametrize("signature", ["cdef void step() nogil", "cdef int step() nogil"])
@@ -36,6 +38,5 @@ def test_the_check_sees_what_it_looks_for(tmp_path: Path, signature: str) -> Non
 
 def test_only_the_plane_knows_the_extension() -> None:
     """import-linter sees no compiled modules, so this rule is kept here."""
-    package = SOURCE.parent
-    knowing = {path.name for path in package.glob("**/*.py") if "_fastpath" in path.read_text()}
+    knowing = {path.name for path in PACKAGE.glob("**/*.py") if "_fastpath" in path.read_text()}
     assert knowing == {"plane.py"}

@@ -1,0 +1,226 @@
+# The nouns that the data plane's modules share: ports, backends, routes, the table, the worker.
+#
+# Who writes what. A table and its routes are written once, by the control thread, before any worker sees them.
+# Ports and backends outlive tables; what workers share of them is atomic and stands on a cache line of its own.
+# Counters have one row per worker, written by it alone and summed by whoever reads. A worker is its thread's own,
+# except for the fields said to be shared.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from meshlb cimport _linux as sys
+from meshlb._timer cimport timer_wheels
+
+cdef extern from *:
+    """
+    /* Bytes of the one hot buffer that all reads of a worker share: it should stay in the second-level cache. */
+    #define SCRATCH (sizeof(void *) == 8 ? 65536 : 32768)
+    """
+    const uint32_t SCRATCH
+
+cdef enum:
+    LINE = 64  # bytes of a cache line; what two threads write must not share one
+    BUCKETS = 24  # of a histogram: bucket i counts what took less than 2 ** (6 + i) microseconds, the last all others
+    TIERS = 2  # groups of a route's backends; the second is for when the first has none that is usable
+
+cdef enum:  # what an epoll event or a timer points to: the low bits of event data, timer_t.kind
+    KIND_CLIENT, KIND_BACKEND, KIND_LISTENER, KIND_INBOX, KIND_UDP_LISTENER, KIND_FLOW, KIND_CHECK
+
+cdef enum:  # why a client was turned away: index into port_counters.refused
+    REFUSED_NO_BACKEND  # none could be reached
+    REFUSED_FULL  # max-conn, and no place in the queue, or too long in it
+    REFUSED_RATE  # too many new connections of this source
+    REFUSED_DENIED  # by allow or deny
+    REFUSED_HEADER  # a PROXY header that is malformed, missing, late, or from who may not send one
+    REFUSED_RESOURCES  # the kernel or the allocator has run out of something
+    REFUSALS
+
+cdef enum:  # backend_t.standing, what keeps new connections away from a backend
+    STANDING_GOOD = 0
+    STANDING_ASIDE = 1  # it failed several times in a row; single connections probe it now and then
+    STANDING_FAILING = 2  # its active check fails
+
+cdef struct histogram_t:
+    uint64_t total  # microseconds of all samples
+    uint32_t buckets[BUCKETS]
+
+cdef struct port_counters:  # one row per worker, written by it alone
+    uint64_t accepted  # connections, or flows of UDP
+    uint64_t closed
+    uint64_t failovers  # attempts after the first
+    uint64_t waited  # connections that had to wait for a backend, or for a place at one
+    uint64_t received  # bytes from clients
+    uint64_t sent  # bytes to clients
+    uint64_t dropped  # datagrams that could not be passed on
+    uint64_t refused[REFUSALS]
+    histogram_t connect
+    histogram_t first_byte
+    histogram_t duration
+
+cdef struct backend_counters:  # one row per worker, written by it alone
+    uint64_t chosen  # attempts begun
+    uint64_t ended  # attempts failed and connections over: the others still refer to the backend
+    uint64_t connected
+    uint64_t failed
+    uint64_t received
+    uint64_t sent
+    uint64_t sampled  # connections whose TCP_INFO was looked at
+    uint64_t rtt  # microseconds, summed over the samples
+    uint64_t segments  # sent, summed over the samples
+    uint64_t retransmitted  # segments, summed over the samples
+    histogram_t connect
+    histogram_t first_byte
+    histogram_t duration
+
+cdef struct port_t:
+    uint32_t ticket  # shared: whose turn is next
+    uint32_t open  # shared: connections that are served or being connected, of all workers
+    uint32_t waiting  # shared: connections that wait for a backend or for a place
+    uint8_t unused[LINE - 12]
+    uint32_t id
+    uint16_t published  # the port number that clients speak to
+    int32_t listeners  # shared: not closed yet
+    uint64_t retired  # the first generation without it; 0 while a table names it
+    port_counters *counters  # per worker
+    uint64_t *sources  # shared, atomic: the state of the rate limit, NULL until one is set (see _access)
+
+cdef union address_t:
+    sys.sockaddr any
+    sys.sockaddr_in v4
+    sys.sockaddr_in6 v6
+
+cdef struct backend_t:
+    uint32_t active  # shared: connections now, of all workers
+    uint32_t late  # shared hint: 1 when the last connect was not established by the time it returned
+    uint32_t standing  # shared: STANDING_*
+    uint32_t failures  # shared: in a row
+    uint64_t probe_at  # shared: milliseconds, when one connection may try it again
+    uint64_t drain_until  # shared: milliseconds, when its connections are reset; 0 is never
+    int32_t dead  # shared: its connections are to be reset now
+    uint8_t unused[LINE - 36]
+    address_t address
+    sys.socklen_t address_size
+    uint32_t id
+    uint32_t key  # a hash of its address and port, the same on every node
+    uint64_t since  # milliseconds: when it was first served, for slow start
+    uint64_t retired
+    backend_counters *counters  # per worker
+
+cdef struct network_t:  # a CIDR; IPv4 as ::ffff:0:0/96
+    uint8_t address[16]
+    uint8_t prefix
+
+cdef struct networks_t:
+    network_t *items
+    uint32_t count
+
+cdef struct tier_t:  # some of a route's backends, of which a balancer chooses one
+    backend_t **backends
+    uint16_t *weights
+    uint32_t count
+    uint32_t total  # sum of the weights
+    uint16_t *schedule  # indices into `backends` in the order of their turns, or the maglev table
+    uint32_t slots  # length of `schedule`; 0: every backend in its order
+
+cdef struct route_t  # one port's part of a table
+
+cdef struct choice_t:  # what a balancer may look at
+    uint64_t now  # milliseconds
+    uint64_t *random  # the worker's generator, see _balance.random_next
+    uint64_t tried  # bit i: the backend at position i % 64 of the route has been tried
+    uint32_t source  # hash of the client's address, cut to the route's prefix
+    uint32_t position  # out: where in the route the chosen one stands, tiers one after another
+
+ctypedef uint32_t (*balancer_t)(const tier_t *tier, port_t *port, choice_t *choice, uint32_t turn) noexcept nogil
+
+cdef struct route_t:
+    bint used
+    balancer_t balance
+    tier_t tiers[TIERS]
+    uint32_t count  # backends of all tiers
+    # What follows is the policy. Times are milliseconds, and 0 switches a limit off.
+    uint32_t connect_timeout
+    uint32_t retries  # attempts after the first
+    uint32_t hold
+    uint32_t slow_start
+    uint32_t idle_timeout
+    uint32_t max_conn
+    uint32_t max_conn_backend
+    uint32_t queue  # connections that may wait, of all workers
+    uint32_t queue_timeout
+    uint32_t rate_interval  # microseconds between two new connections of one source
+    uint32_t rate_burst  # connections that a source may open at once
+    uint8_t proxy_protocol  # the version sent to backends; 0: none
+    uint8_t source_prefix4  # bits of a client's address that count for `source`
+    uint8_t source_prefix6
+    networks_t allow
+    networks_t deny
+    networks_t accept_proxy
+    uint32_t check_interval
+    uint16_t check_rise
+    uint16_t check_fall
+    uint32_t flow_timeout  # UDP
+    uint32_t flows_per_source
+
+cdef struct table_t:
+    uint64_t generation
+    uint64_t namespace_id  # 0 is the one that the process started in
+    int namespace_fd  # owned
+    bint sweep  # some backend's connections are to end, now or at a time
+    uint32_t ports
+    route_t *routes  # by port id
+    table_t *next  # retired tables, newest first
+
+cdef struct streams_t  # _stream: a worker's TCP connections
+cdef struct datagrams_t  # _datagram: a worker's UDP flows
+cdef struct checks_t  # _check: the active checks that a worker runs
+
+cdef struct plane_t
+
+cdef struct worker_t:
+    int index
+    int epoll
+    int wake
+    plane_t *plane
+    table_t *table
+    char *scratch  # SCRATCH bytes
+    uint64_t namespace_id  # where this thread creates sockets
+    uint64_t now  # milliseconds, looked at once per turn
+    uint64_t now_us  # the same clock
+    uint64_t random
+    timer_wheels timers
+    streams_t *streams
+    datagrams_t *datagrams
+    checks_t *checks
+    uint8_t unused[LINE]
+    void *inbox  # shared
+    uint64_t seen  # shared: the generation of the table in use
+    uint64_t pipes_made  # read by anyone
+    uint64_t pipes_closed
+
+cdef struct plane_t:
+    int workers
+    worker_t *worker
+    int32_t stopping  # shared
+    void *table  # shared
+
+
+cdef inline uint64_t event_data(uint32_t generation, uint32_t index, uint32_t kind) noexcept nogil:
+    """What an epoll event carries: a slot, and its generation, so that an event for a past holder is known as such."""
+    return (<uint64_t>generation << 32) | (index << 3) | kind
+
+
+cdef inline void histogram_add(histogram_t *of, uint64_t microseconds) noexcept nogil:
+    cdef uint32_t bucket = 0
+    cdef uint64_t rest = microseconds >> 6
+    if rest:
+        bucket = 64 - sys.leading_zeros(rest)
+        bucket = bucket if bucket < BUCKETS else BUCKETS - 1
+    sys.bump(&of.total, microseconds)
+    sys.bump_uint(&of.buckets[bucket], 1)
+
+
+cdef inline route_t *route_of(worker_t *w, port_t *port) noexcept nogil:
+    """The port's part of the table in use; NULL when it has left it."""
+    if port.id < w.table.ports and w.table.routes[port.id].used:
+        return &w.table.routes[port.id]
+    return NULL
