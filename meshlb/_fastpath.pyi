@@ -1,9 +1,28 @@
 """The whole Python surface of the data plane. Its methods are for one control thread at a time."""
 
-from typing import final
+from typing import TypeAlias, final
 
-# (accepted, closed, failed, failovers, bytes received from clients, bytes sent to clients)
-_PortCounters = tuple[int, int, int, int, int, int]
+from meshlb.route import Route
+
+# (microseconds of all samples, samples by bucket)
+_HistogramNumbers: TypeAlias = tuple[int, tuple[int, ...]]
+# In the order of model.PortCounts and of the beginning of model.BackendCounts.
+_PortNumbers: TypeAlias = tuple[
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    tuple[int, ...],
+    _HistogramNumbers,
+    _HistogramNumbers,
+    _HistogramNumbers,
+]
+_BackendNumbers: TypeAlias = tuple[
+    int, int, int, int, int, int, int, int, int, _HistogramNumbers, _HistogramNumbers, _HistogramNumbers
+]
 
 @final
 class Forwarder:
@@ -13,18 +32,26 @@ class Forwarder:
     names them, and reaped when no connection refers to them any more.
     """
 
-    def __new__(cls, workers: int) -> Forwarder: ...
+    def __new__(cls, workers: int, fd_limit: int) -> Forwarder:
+        """From descriptor `fd_limit` on no client is accepted: the rest is for backends and for Python."""
+
     def run(self, worker: int) -> None:
         """Serves as worker number `worker` until `stop`, without the GIL. Call it in a thread of its own."""
 
     def stop(self) -> None:
         """Has every `run` return; connections that are open are reset."""
 
-    def add_port(self) -> int:
-        """The id of a new port."""
+    def add_port(self, published: int) -> int:
+        """The id of a new port, and the number that clients speak to."""
 
     def add_backend(self, address: bytes, port: int) -> int:
         """The id of a new backend at 4 (IPv4) or 16 (IPv6) bytes of address, and a port number."""
+
+    def end_backend(self, backend: int, after: int | None = None) -> None:
+        """Ends its connections: at once (0), in `after` milliseconds, or, with None, not any more.
+
+        The workers learn of it with the next table that is published.
+        """
 
     def listen(self, worker: int, port: int, fd: int) -> None:
         """Hands a listening, non-blocking socket to a worker, which owns it from here on."""
@@ -32,10 +59,11 @@ class Forwarder:
     def close_listeners(self, port: int | None = None) -> None:
         """Accepts what has completed its handshake, then closes the port's listeners; all with None."""
 
-    def publish(
-        self, routes: tuple[tuple[int, int, tuple[int, ...]], ...], namespace_fd: int, namespace_id: int
-    ) -> None:
-        """Replaces the table: (port id, connect timeout in ms, backend ids) for each port.
+    def listening(self, port: int) -> bool:
+        """Whether listeners of the port are still open."""
+
+    def publish(self, routes: tuple[Route, ...], namespace_fd: int, namespace_id: int) -> None:
+        """Replaces the table by one with a route for each port.
 
         Backends are reached in the namespace that `namespace_fd` is open on; the table owns it from here on.
         Id 0 is the namespace that the process started in and needs no descriptor (-1).
@@ -47,14 +75,17 @@ class Forwarder:
     def retire_backend(self, backend: int) -> None:
         """The table last published does not name the backend any more."""
 
-    def reap(self) -> tuple[list[tuple[int, _PortCounters]], list[int]]:
+    def reap(self) -> tuple[list[tuple[int, _PortNumbers]], list[int]]:
         """Frees what nobody refers to any more: ports with their last counters, and backends."""
 
-    def port_counters(self, port: int) -> _PortCounters:
+    def port_counters(self, port: int) -> _PortNumbers:
         """The port's counters, summed over the workers."""
 
-    def backend_counters(self, backend: int) -> tuple[int, int, int, int, int, int]:
-        """(chosen, ended, connected, failed, bytes received from clients, bytes sent to clients)."""
+    def backend_counters(self, backend: int) -> _BackendNumbers:
+        """The backend's counters, summed over the workers."""
+
+    def backend_standing(self, backend: int) -> tuple[int, int]:
+        """(connections now, 0 while nothing keeps new ones away from it)."""
 
     def held(self) -> tuple[int, int]:
         """Ports and backends that have not been reaped."""

@@ -27,7 +27,7 @@ cdef extern from "<sched.h>" nogil:
 
 cdef extern from "<time.h>" nogil:
     enum:
-        CLOCK_MONOTONIC_COARSE
+        CLOCK_MONOTONIC
     struct timespec:
         long tv_sec
         long tv_nsec
@@ -43,7 +43,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
     unsigned int EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
     union epoll_data:
-        void *ptr
+        uint64_t u64
     struct epoll_event:
         uint32_t events
         epoll_data data
@@ -54,8 +54,8 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     enum:
-        AF_INET, AF_INET6, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SO_ERROR, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK
-        SOCK_STREAM, SOL_SOCKET
+        AF_INET, AF_INET6, MSG_MORE, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK, SHUT_WR, SO_ERROR, SO_KEEPALIVE, SO_LINGER
+        SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
     struct sockaddr:
         unsigned short sa_family
     struct linger:
@@ -63,6 +63,8 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
     int accept4(int fd, sockaddr *peer, socklen_t *size, int flags)
     int connect(int fd, const sockaddr *peer, socklen_t size)
+    int getpeername(int fd, sockaddr *peer, socklen_t *size)
+    int getsockname(int fd, sockaddr *own, socklen_t *size)
     int getsockopt(int fd, int level, int option, void *value, socklen_t *size)
     int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
     int shutdown(int fd, int how)
@@ -86,16 +88,31 @@ cdef extern from "<netinet/in.h>" nogil:
         uint16_t sin6_port
         in6_addr sin6_addr
     uint16_t htons(uint16_t host)
+    uint16_t ntohs(uint16_t network)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char *text, void *address)
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char *out, size_t size, const char *format, ...)
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
-        TCP_NODELAY
+        TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY
+    struct tcp_info:
+        uint32_t tcpi_rtt  # microseconds
+        uint32_t tcpi_total_retrans
 
 cdef extern from *:
     """
     #include <stdint.h>
     #include <stdio.h>
     #include <stdlib.h>
+    #include <linux/sockios.h>
+    #include <sys/ioctl.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
 
     /* A broken invariant ends a debug build at once; Cython's `assert` would print and go on. */
     #ifdef MESHLB_DEBUG
@@ -115,6 +132,28 @@ cdef extern from *:
     #define fetch_add(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELAXED)
     #define load_relaxed(place) __atomic_load_n((place), __ATOMIC_RELAXED)
     #define store_relaxed(place, value) __atomic_store_n((place), (value), __ATOMIC_RELAXED)
+
+    #define bits_set(value) __builtin_popcountll(value)
+
+    /* Whether what is read next is the byte that the peer marked as urgent. */
+    static inline int at_mark(int fd) {
+        int at = 0;
+        return ioctl(fd, SIOCATMARK, &at) == 0 && at;
+    }
+
+    /* Two descriptors in one call where they are neighbours, which those of a connection mostly are. */
+    static inline void close_both(int one, int other) {
+    #ifdef SYS_close_range
+        static int refused = 0;
+        if ((one - other == 1 || other - one == 1) && !__atomic_load_n(&refused, __ATOMIC_RELAXED)) {
+            if (syscall(SYS_close_range, one < other ? one : other, one < other ? other : one, 0) == 0)
+                return;
+            __atomic_store_n(&refused, 1, __ATOMIC_RELAXED);
+        }
+    #endif
+        close(one);
+        close(other);
+    }
 
     /* One thread writes a counter and any thread reads it: no lock prefix, and never a torn 64-bit value. */
     static inline void bump(uint64_t *counter, uint64_t by) {
@@ -144,6 +183,9 @@ cdef extern from *:
     bint compare_exchange(uint64_t *place, uint64_t expected, uint64_t value) noexcept nogil
     bint compare_exchange_uint "compare_exchange" (uint32_t *place, uint32_t expected, uint32_t value) noexcept nogil
     int leading_zeros(uint64_t value) noexcept nogil  # not of 0
+    int bits_set(uint64_t value) noexcept nogil
+    bint at_mark(int fd) noexcept nogil
+    void close_both(int one, int other) noexcept nogil
     uint32_t load_relaxed_uint "load_relaxed" (uint32_t *place) noexcept nogil
     void store_relaxed_uint "store_relaxed" (uint32_t *place, uint32_t value) noexcept nogil
     void bump(uint64_t *counter, uint64_t by) noexcept nogil

@@ -65,7 +65,6 @@ cdef struct backend_counters:  # one row per worker, written by it alone
     uint64_t sent
     uint64_t sampled  # connections whose TCP_INFO was looked at
     uint64_t rtt  # microseconds, summed over the samples
-    uint64_t segments  # sent, summed over the samples
     uint64_t retransmitted  # segments, summed over the samples
     histogram_t connect
     histogram_t first_byte
@@ -134,6 +133,7 @@ ctypedef uint32_t (*balancer_t)(const tier_t *tier, port_t *port, choice_t *choi
 
 cdef struct route_t:
     bint used
+    bint wants_source  # the client's address matters before a backend is chosen
     balancer_t balance
     tier_t tiers[TIERS]
     uint32_t count  # backends of all tiers
@@ -170,10 +170,6 @@ cdef struct table_t:
     route_t *routes  # by port id
     table_t *next  # retired tables, newest first
 
-cdef struct streams_t  # _stream: a worker's TCP connections
-cdef struct datagrams_t  # _datagram: a worker's UDP flows
-cdef struct checks_t  # _check: the active checks that a worker runs
-
 cdef struct plane_t
 
 cdef struct worker_t:
@@ -188,9 +184,9 @@ cdef struct worker_t:
     uint64_t now_us  # the same clock
     uint64_t random
     timer_wheels timers
-    streams_t *streams
-    datagrams_t *datagrams
-    checks_t *checks
+    void *streams  # _stream.streams_t: its TCP connections
+    void *datagrams  # _datagram: its UDP flows
+    void *checks  # _check: the active checks that it runs
     uint8_t unused[LINE]
     void *inbox  # shared
     uint64_t seen  # shared: the generation of the table in use
@@ -200,6 +196,7 @@ cdef struct worker_t:
 cdef struct plane_t:
     int workers
     worker_t *worker
+    int fd_limit  # from this descriptor on no client is accepted: the rest is for their backends and for Python
     int32_t stopping  # shared
     void *table  # shared
 

@@ -331,6 +331,8 @@ def snapshot(
         namespace[0],
         view.problems + (lists.problems if lists else ()),
         namespace[1],
+        own.address,
+        BackendState.DOWN,  # a task stays in the view until its container has died
     )
 
 

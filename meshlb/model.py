@@ -69,6 +69,7 @@ class Task:
     node: str = ""
     port: int = 0
     state: BackendState = BackendState.UP
+    weight: int = 1  # its share of the port's connections, beside the others' weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class Snapshot:
     `namespace` is the path of the network namespace in which the tasks' addresses are reachable, empty
     for the agent's own; `namespace_id` its inode, so that a namespace that was replaced under the same
     path is another one. `problems` are sentences for the user about parts that had to be left out.
+    `node` is the address of the node that this snapshot is for. `absent` is what a task is that was in an
+    earlier snapshot and is not in this one: `down` where the source lists tasks until they have died.
     """
 
     services: tuple[Service, ...] = ()
@@ -96,6 +99,8 @@ class Snapshot:
     namespace: str = ""
     problems: tuple[str, ...] = ()
     namespace_id: int = 0
+    node: str = ""
+    absent: BackendState = BackendState.DRAINING
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +140,69 @@ class PortStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How long things took. Bucket i counts those below 2**(6 + i) microseconds, the last one all others."""
+
+    total: int  # microseconds
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Clients that were turned away, by reason."""
+
+    no_backend: int  # none could be reached
+    full: int  # max-conn, and no place in the queue, or too long in it
+    rate: int
+    denied: int  # by allow or deny
+    header: int  # a PROXY header that is malformed, missing, late, or from who may not send one
+    resources: int  # this machine had run out of something
+
+
+@dataclass(frozen=True, slots=True)
+class PortCounts:
+    """What has been counted of one published port on this node."""
+
+    accepted: int
+    closed: int
+    failovers: int
+    waited: int  # for a backend, or for a place at one
+    received: int
+    sent: int
+    dropped: int  # datagrams
+    refused: Refused
+    connect: Histogram  # from accepting the client to a backend's answer
+    first_byte: Histogram  # from accepting the client to its first byte
+    duration: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCounts:
+    """What has been counted of one backend on this node."""
+
+    chosen: int  # attempts begun
+    ended: int  # attempts failed, and connections over
+    connected: int
+    failed: int
+    received: int
+    sent: int
+    sampled: int  # connections that the kernel was asked about
+    rtt: int  # microseconds, summed over them
+    retransmitted: int  # segments, summed over them
+    connect: Histogram  # one attempt
+    first_byte: Histogram
+    duration: Histogram
+    active: int
+    aside: bool  # it failed too often in a row; single connections probe it
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Connections and bytes since the start. `accepted == closed + open` holds whenever nothing moves."""
 
     accepted: int = 0
     closed: int = 0
-    failed: int = 0  # reset because no backend could be reached
+    failed: int = 0  # reset because no backend could be reached, or for another of the reasons in `refused`
     failovers: int = 0  # attempts after the first
     received: int = 0  # bytes from clients
     sent: int = 0  # bytes to clients

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import resource
 import threading
+import time
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
 from meshlb._fastpath import Forwarder, enter_namespace
 from meshlb.errors import PortError
-from meshlb.model import BackendState, Counters, Port, PortState, PortStatus, Protocol
+from meshlb.model import (
+    BackendCounts,
+    BackendState,
+    Counters,
+    Histogram,
+    Port,
+    PortCounts,
+    PortState,
+    PortStatus,
+    Protocol,
+    Refused,
+)
 from meshlb.namespace import Namespace
+from meshlb.route import Members, route
 from meshlb.table import Backend, Entry, Table
 
 if TYPE_CHECKING:
+    from meshlb._fastpath import _PortNumbers
     from meshlb.listen import Opening
 
 _Key = tuple[str, str, int]
+_RESERVED = 128  # descriptors that clients leave to their backends' sockets, and to the agent itself
+_CLOSING = 0.2  # seconds that a port's listeners get to take what has completed its handshake
 
 
 class Listeners(Interface):
@@ -64,12 +82,13 @@ class Plane:
     def __init__(self, workers: int = 0, *, listeners: Listeners) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._listeners = listeners
-        self._forwarder = Forwarder(self.workers)
+        self._forwarder = Forwarder(self.workers, _client_limit())
         self._namespace = Namespace(enter_namespace)
         self._table = Table()
         self._served: dict[Port, _Served] = {}
         self._leaving: set[int] = set()  # ids of ports whose last connections are still open
         self._closing = False
+        self._draining: dict[int, float] = {}  # seconds that connections of a backend may live, by its id
         self._past = Counters()
         self._threads: list[threading.Thread] = []
 
@@ -89,7 +108,10 @@ class Plane:
         wanted = {entry.port: entry for entry in table.entries if entry.port.protocol is Protocol.TCP}
         gone = [self._served.pop(port) for port in list(self._served) if port not in wanted]
         dropped = self._update(wanted)
+        for served in gone:
+            dropped |= {number: served.entry.policy.drain for _, number in served.backends.values()}
         self._close(gone)
+        self._end(dropped, table.absent)
         self._publish(namespace_fd)
         self._retire(gone, dropped)
         self._open_closed()
@@ -113,7 +135,25 @@ class Plane:
     def counters(self) -> Counters:
         """Totals of all ports since the start, those that have gone included."""
         ports = [served.port_id for served in self._served.values()] + list(self._leaving)
-        return _total(self._past, *(Counters(*self._forwarder.port_counters(port)) for port in ports))
+        return _total(self._past, *(_counters(self._forwarder.port_counters(port)) for port in ports))
+
+    def port_counts(self, port: Port) -> PortCounts:
+        """What has been counted of a port that is served; KeyError for others."""
+        numbers = self._forwarder.port_counters(self._served[port].port_id)
+        connect, first_byte, duration = (Histogram(*of) for of in numbers[8:])
+        return PortCounts(*numbers[:7], Refused(*numbers[7]), connect, first_byte, duration)
+
+    def backend_counts(self, port: Port) -> dict[Backend, BackendCounts]:
+        """What has been counted of each backend of a port that is served; KeyError for others."""
+        return {
+            backend: self._backend_counts(number) for backend, number in self._served[port].backends.values()
+        }
+
+    def _backend_counts(self, number: int) -> BackendCounts:
+        numbers = self._forwarder.backend_counters(number)
+        connect, first_byte, duration = (Histogram(*of) for of in numbers[9:])
+        active, standing = self._forwarder.backend_standing(number)
+        return BackendCounts(*numbers[:9], connect, first_byte, duration, active, standing != 0)
 
     def close_listeners(self) -> None:
         """Accepts what has completed its handshake, then nothing more; established connections go on."""
@@ -144,15 +184,33 @@ class Plane:
                 self._listeners.close(port)
                 served.state, served.reason = PortState.FAILED, f"port {port}: the agent is stopping"
 
-    def _update(self, wanted: dict[Port, Entry]) -> list[int]:
-        """Has `_served` name the wanted ports and backends; the ids of backends that they no longer name."""
-        dropped: list[int] = []
+    def _update(self, wanted: dict[Port, Entry]) -> dict[int, float]:
+        """Has `_served` name what is wanted; backends that it no longer names, and how long they drain."""
+        dropped: dict[int, float] = {}
         for port, entry in wanted.items():
             served = self._served.get(port)
             if served is None:
-                served = self._served[port] = _Served(entry, self._forwarder.add_port())
-            dropped += self._update_backends(served, entry)
+                served = self._served[port] = _Served(entry, self._forwarder.add_port(port.published))
+            dropped |= dict.fromkeys(self._update_backends(served, entry), entry.policy.drain)
+            self._drain(served)
         return dropped
+
+    def _drain(self, served: _Served) -> None:
+        """Starts and stops the clock of backends that drain."""
+        for backend, number in served.backends.values():
+            seconds = served.entry.policy.drain if backend.state is BackendState.DRAINING else 0
+            if seconds != self._draining.get(number, 0):
+                self._draining[number] = seconds
+                self._forwarder.end_backend(number, round(seconds * 1000) or None)
+
+    def _end(self, dropped: dict[int, float], absent: BackendState) -> None:
+        """Ends the connections of backends that are gone: at once where they are dead, else as they drain."""
+        for backend, seconds in dropped.items():
+            before = self._draining.pop(backend, 0)
+            if absent is BackendState.DOWN:
+                self._forwarder.end_backend(backend, 0)
+            elif seconds and not before:
+                self._forwarder.end_backend(backend, round(seconds * 1000))
 
     def _update_backends(self, served: _Served, entry: Entry) -> list[int]:
         before, served.entry, served.backends = served.backends, entry, {}
@@ -167,7 +225,9 @@ class Plane:
         return self._forwarder.add_backend(ipaddress.ip_address(backend.address).packed, backend.port)
 
     def _publish(self, namespace_fd: int) -> None:
-        routes = tuple(_route(served) for served in self._served.values())
+        routes = tuple(
+            route(served.port_id, _tiers(served), served.entry.policy) for served in self._served.values()
+        )
         try:
             self._forwarder.publish(routes, namespace_fd, self._namespace.id)
         except BaseException:
@@ -180,12 +240,18 @@ class Plane:
                 # First the redirect: new clients then find Swarm's mesh, not a port that closes.
                 self._listeners.close(served.entry.port)
                 self._forwarder.close_listeners(served.port_id)
+        self._await_closed([served.port_id for served in gone])
 
-    def _retire(self, gone: list[_Served], dropped: list[int]) -> None:
+    def _await_closed(self, ports: list[int]) -> None:
+        """Until workers have taken what had completed its handshake: it needs a table that names its port."""
+        end = time.monotonic() + (_CLOSING if self._threads else 0)
+        while any(map(self._forwarder.listening, ports)) and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def _retire(self, gone: list[_Served], dropped: Iterable[int]) -> None:
         for served in gone:
             self._forwarder.retire_port(served.port_id)
             self._leaving.add(served.port_id)
-            dropped += [backend for _, backend in served.backends.values()]
         for backend in dropped:
             self._forwarder.retire_backend(backend)
 
@@ -211,7 +277,7 @@ class Plane:
         ports, _ = self._forwarder.reap()
         for port, counters in ports:
             self._leaving.discard(port)
-            self._past = _total(self._past, Counters(*counters))
+            self._past = _total(self._past, _counters(counters))
 
     def _statuses(self) -> tuple[PortStatus, ...]:
         return tuple(self._status(entry) for entry in self._table.entries)
@@ -224,11 +290,33 @@ class Plane:
         return PortStatus(entry.port, entry.service, PortState.FAILED, reason)
 
 
-def _route(served: _Served) -> tuple[int, int, tuple[int, ...]]:
-    """Its backends that are up; while there is none, those that are draining: they still answer."""
-    ids = {state: tuple(n for b, n in served.backends.values() if b.state is state) for state in BackendState}
-    usable = ids[BackendState.UP] or ids[BackendState.DRAINING]
-    return served.port_id, round(served.entry.policy.connect_timeout * 1000), usable
+def _tiers(served: _Served) -> tuple[Members, Members]:
+    """Who takes its connections; while nobody is up, those that are draining: they still answer."""
+    backends = list(served.backends.values())
+    taking = [pair for pair in backends if pair[0].state is BackendState.UP]
+    taking = taking or [pair for pair in backends if pair[0].state is BackendState.DRAINING]
+    if served.entry.policy.locality == "none":
+        return _members(taking), ()
+    local = [pair for pair in taking if pair[0].local]
+    remote = (
+        [] if served.entry.policy.locality == "strict" else [pair for pair in taking if not pair[0].local]
+    )
+    return _members(local), _members(remote)
+
+
+def _members(backends: Iterable[tuple[Backend, int]]) -> Members:
+    return tuple((number, backend.weight) for backend, number in backends)
+
+
+def _client_limit() -> int:
+    """The descriptor from which on no client is accepted."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(limit - _RESERVED, limit // 2)
+
+
+def _counters(numbers: _PortNumbers) -> Counters:
+    accepted, closed, failovers, _, received, sent, _, refused = numbers[:8]
+    return Counters(accepted, closed, sum(refused), failovers, received, sent)
 
 
 def _total(*counters: Counters) -> Counters:

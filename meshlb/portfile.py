@@ -2,7 +2,7 @@
 
     [[port]]
     published = 80
-    backends = ["127.0.0.1:8001", "[::1]:8002"]
+    backends = ["127.0.0.1:8001", { address = "[::1]:8002", weight = 3 }]
 
 Every entry is a service with one port; the other keys are those of `meshlb.policy`. A text is taken as a
 whole or refused with the file's name, the line and the reason.
@@ -15,13 +15,14 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
 
+HEAVIEST = 256  # the highest weight of a backend
 _OWN_KEYS = ("published", "protocol", "service", "backends")
 _HEADER = re.compile(r"""\s*\[\[\s*(port|"port"|'port')\s*\]\]""")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)  # what Swarm allows as a service's name
@@ -128,7 +129,9 @@ def _settings(entry: dict[str, Any], place: _Place) -> list[tuple[str, str]]:
 
 
 def _text(value: Any, key: str, place: _Place) -> str:
-    """A value as a label would have it: `true`, `5` and `"300ms"` are texts there."""
+    """A value as a label would have it: `true`, `5` and `"300ms"` are texts there, and lists have commas."""
+    if KEYS[key].many and isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
@@ -142,11 +145,25 @@ def _tasks(entry: dict[str, Any], port: Port, place: _Place) -> tuple[Task, ...]
         raise place.error(
             f'backends = {_shown(backends)}: must be a list such as ["10.0.0.1:8000"]', "backends"
         )
-    tasks = [_task(text, port, place) for text in backends]
+    tasks = [_weighted(backend, port, place) for backend in backends]
     for index, task in enumerate(tasks):
-        if task in tasks[:index]:
+        if task.id in (other.id for other in tasks[:index]):
             raise place.error(f'backend "{task.name}" is listed twice', "backends", task.name)
     return tuple(tasks)
+
+
+def _weighted(backend: Any, port: Port, place: _Place) -> Task:
+    """A backend, written as its address alone or as a table with its weight."""
+    if not isinstance(backend, dict):
+        return _task(backend, port, place)
+    if unknown := backend.keys() - {"address", "weight"}:
+        raise place.error(
+            f"backend {_shown(backend)}: unknown key {min(unknown)}; known are address, weight", "backends"
+        )
+    weight = backend.get("weight", 1)
+    if type(weight) is not int or not 1 <= weight <= HEAVIEST:
+        raise place.error(f"backend weight = {_shown(weight)}: not a number from 1 to {HEAVIEST}", "backends")
+    return replace(_task(backend.get("address"), port, place), weight=weight)
 
 
 def _task(text: Any, port: Port, place: _Place) -> Task:

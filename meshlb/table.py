@@ -19,6 +19,8 @@ class Backend:
     name: str
     node: str
     state: BackendState
+    weight: int = 1
+    local: bool = True  # on the node that this table is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,9 @@ class Table:
     namespace: str = ""
     namespace_id: int = 0  # changes when the file at `namespace` is replaced
     problems: tuple[str, ...] = ()
+    absent: BackendState = (
+        BackendState.DRAINING
+    )  # what a backend is that an earlier table had and this one has not
 
 
 def build(snapshot: Snapshot) -> Table:
@@ -47,7 +52,7 @@ def build(snapshot: Snapshot) -> Table:
     problems = list(snapshot.problems)
     for service in sorted(snapshot.services, key=lambda service: (service.name, service.id)):
         problems += _stray_labels(service)
-        for entry, complaints in _entries(service):
+        for entry, complaints in _entries(service, snapshot.node):
             problems += complaints
             key = (entry.port.published, entry.port.protocol)
             holder = entries.setdefault(key, entry)
@@ -57,10 +62,16 @@ def build(snapshot: Snapshot) -> Table:
                     f"{holder.service}; publish another port"
                 )
     ordered = tuple(entries[key] for key in sorted(entries))
-    return Table(ordered, snapshot.namespace, snapshot.namespace_id, tuple(dict.fromkeys(problems)))
+    return Table(
+        ordered,
+        snapshot.namespace,
+        snapshot.namespace_id,
+        tuple(dict.fromkeys(problems)),
+        snapshot.absent,
+    )
 
 
-def _entries(service: Service) -> Iterator[tuple[Entry, tuple[str, ...]]]:
+def _entries(service: Service, node: str) -> Iterator[tuple[Entry, tuple[str, ...]]]:
     unreachable = tuple(
         f'service {service.name}: task {task.name} has no usable address ("{task.address}"); left out'
         for task in service.tasks
@@ -69,7 +80,7 @@ def _entries(service: Service) -> Iterator[tuple[Entry, tuple[str, ...]]]:
     for port in service.ports:
         policy, complaints = _policy(service, port)
         backends = tuple(
-            _backend(task, port)
+            _backend(task, port, node)
             for task in sorted(service.tasks, key=lambda task: (task.name, task.id))
             if is_address(task.address)
         )
@@ -100,5 +111,14 @@ def _stray_labels(service: Service) -> Iterator[str]:
             yield f"service {service.name}: label {label}: the service does not publish port {number}"
 
 
-def _backend(task: Task, port: Port) -> Backend:
-    return Backend(task.address, task.port or port.target, task.id, task.name, task.node, task.state)
+def _backend(task: Task, port: Port, node: str) -> Backend:
+    return Backend(
+        task.address,
+        task.port or port.target,
+        task.id,
+        task.name,
+        task.node,
+        task.state,
+        task.weight,
+        task.node == node,
+    )

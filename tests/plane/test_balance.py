@@ -74,7 +74,9 @@ def test_a_refusing_backend_is_passed_over(mesh: Mesh, server: MakeServer) -> No
     mesh.serve(*(backend(free_port()) for _ in range(9)), good.backend)
     assert {ask(mesh) for _ in range(50)} == {b"good"}
     assert mesh.counters().failed == 0
-    assert mesh.counters().failovers == 50 // 10 * sum(range(10))
+    assert 27 <= mesh.counters().failovers < 100, (
+        "each is set aside after three failures, and only probed then"
+    )
 
 
 def test_what_the_client_said_reaches_the_one_that_answers(mesh: Mesh, server: MakeServer) -> None:

@@ -80,6 +80,14 @@ def echo(connection: socket.socket) -> None:
         connection.sendall(data)
 
 
+def exactly(connection: socket.socket, size: int) -> bytes:
+    """So many bytes, or what there was before the end. MSG_WAITALL does not wait on a socket with a timeout."""
+    data = b""
+    while len(data) < size and (more := connection.recv(size - len(data))):
+        data += more
+    return data
+
+
 def reset(connection: socket.socket) -> None:
     """Closes with an RST."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
-from meshlb.policy import Policy
+from meshlb.policy import BALANCERS, KEYS, Policy
 from meshlb.table import Table, build
 
 WEB = Task("t1", "web.1", "10.0.0.5", "192.168.1.2")
@@ -72,8 +72,8 @@ def test_bad_labels_are_reported_and_leave_the_default() -> None:
     )
     assert table.entries[0].policy == Policy()
     assert table.problems == (
-        'service web: label meshlb.balance: "leastcon" is not one of roundrobin',
-        "service web: label meshlb.blance: unknown key; known are balance, connect-timeout",
+        'service web: label meshlb.balance: "leastcon" is not one of ' + ", ".join(BALANCERS),
+        "service web: label meshlb.blance: unknown key; known are " + ", ".join(KEYS),
         'service web: label meshlb.port.80.connect-timeout: "9" is not a duration from 10ms to 60s',
     )
 
