@@ -20,8 +20,8 @@ from meshlb._proxy_header cimport (
 )
 from meshlb._reach cimport reach_socket
 from meshlb._stream cimport (
-    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, HEADER, HUNG_UP, OPEN, PARTING, READABLE, REGISTERED, SHUT,
-    LINGERED, SNIFFED, WAITING, WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t, streams_of, streams_t,
+    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, HEADER, HUNG_UP, OPEN, READABLE, SHUT,
+    SNIFFED, WAITING, WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t, streams_of, streams_t,
 )
 from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._types cimport (
@@ -675,7 +675,7 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
     _open_timer(w, c)
     if c.client.flags & SNIFFED and not _says_something(c.client.fd):
         return
-    if c.client.flags & (SNIFFED | PARTING):
+    if c.client.flags & SNIFFED:
         c.client.flags &= ~SNIFFED
         c.client.flags |= READABLE
         _conn_pump(w, c)
@@ -728,8 +728,6 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
         _pass_fin(backend)
     if down == DONE:
         _pass_fin(client)
-    if up == WAIT and not client.flags & REGISTERED and not pending(client) and _unwatched(w, c, down):
-        return
     if not end_watch(w, c, client, not client.flags & WRITABLE):
         _conn_end(w, c, True)
     elif not end_watch(w, c, backend, not backend.flags & WRITABLE):
@@ -738,25 +736,6 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
         timer_set(&w.timers, &c.timer, w.now, PAUSE)
     elif up == MORE or down == MORE:
         _conn_ready(w, c)
-
-
-cdef bint _unwatched(worker_t *w, conn_t *c, int down) noexcept nogil:
-    """Whether the client need not be made known to epoll yet, which most short connections never need.
-
-    After its backend's FIN the client's own is on its way: a tick later it is mostly there. Before that, the
-    backend's FIN may be there already: an answer is often followed by it.
-    """
-    if down == DONE and not c.client.flags & PARTING:
-        c.client.flags |= PARTING
-        timer_set(&w.timers, &c.timer, w.now, 1)
-        return True
-    if down == WAIT and not c.client.flags & LINGERED and c.client.flags & WRITTEN:
-        c.client.flags |= LINGERED
-        if not end_watch(w, c, &c.backend_end, not c.backend_end.flags & WRITABLE):
-            return False
-        _conn_ready(w, c)
-        return True
-    return False
 
 
 cdef void _pass_fin(end_t *sink) noexcept nogil:

@@ -38,8 +38,6 @@ cdef enum:  # end_t.flags
     KEPT_URGENT = 2048  # the kept tail is one urgent byte
     DOOMED = 4096  # its backend is gone: once its last bytes are delivered, its connection is reset
     SNIFFED = 8192  # its first bytes may not be a PROXY header
-    LINGERED = 32768  # its first answer is out: one turn was waited whether the backend's FIN follows
-    PARTING = 16384  # has got the FIN: its own is about to come, and epoll was not asked to report it
 
 cdef enum:  # conn_t.state
     HEADER, CONNECTING, WAITING, OPEN, DEAD

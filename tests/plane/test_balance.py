@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from mesh import MakeServer, Mesh, backend, free_port
+from mesh import MakeServer, Mesh, backend, exactly, free_port
 
 from meshlb.model import BackendState
 from meshlb.policy import Policy
@@ -89,7 +89,7 @@ def test_what_the_client_said_reaches_the_one_that_answers(mesh: Mesh, server: M
     for _ in range(10):
         with mesh.connect() as client:
             client.sendall(bytes(range(256)) * 256)
-            assert client.recv(65536, socket.MSG_WAITALL) == bytes(range(256)) * 256
+            assert exactly(client, 65536) == bytes(range(256)) * 256
 
 
 def test_a_blackholed_backend_is_passed_over(mesh: Mesh, server: MakeServer) -> None:

@@ -10,7 +10,7 @@ import threading
 from itertools import cycle
 
 import pytest
-from mesh import MakeServer, Mesh, backend, echo, free_port
+from mesh import MakeServer, Mesh, backend, echo, exactly, free_port
 from waiting import eventually
 
 from meshlb.listen import Listeners
@@ -40,7 +40,7 @@ asyncio.run(main())
 
 def exchange(client: socket.socket, text: bytes) -> None:
     client.sendall(text)
-    assert client.recv(len(text), socket.MSG_WAITALL) == text
+    assert exactly(client, len(text)) == text
 
 
 def test_a_thousand_tables_under_load(mesh: Mesh, server: MakeServer) -> None:
@@ -173,7 +173,7 @@ def test_five_thousand_connections_at_once(mesh: Mesh) -> None:
             for number, client in enumerate(clients):
                 client.sendall(number.to_bytes(4))
             for number, client in enumerate(clients):
-                assert client.recv(4, socket.MSG_WAITALL) == number.to_bytes(4)
+                assert exactly(client, 4) == number.to_bytes(4)
             assert mesh.counters().open == 5000
         process.stdin.close()
     assert mesh.counters().failed == 0

@@ -81,7 +81,7 @@ def echo(connection: socket.socket) -> None:
 
 
 def exactly(connection: socket.socket, size: int) -> bytes:
-    """So many bytes, or what there was before the end. MSG_WAITALL does not wait on a socket with a timeout."""
+    """So many bytes, or what came before the end: on a socket with a timeout MSG_WAITALL does not wait."""
     data = b""
     while len(data) < size and (more := connection.recv(size - len(data))):
         data += more
