@@ -12,7 +12,7 @@ from meshlb cimport _linux as sys
 from meshlb._access cimport address16, admitted, networks_contain, rate_allows
 from meshlb._balance cimport backend_failed, backend_succeeded, choose, source_hash
 from meshlb._move cimport (
-    DONE, LATER, MORE, RESET, WAIT, count_bytes, end_forget, end_start, end_urgent, end_watch, move, pending,
+    DONE, LATER, MORE, RESET, count_bytes, end_forget, end_start, end_urgent, end_watch, move,
     pipes_close, tail_keep, tail_rest,
 )
 from meshlb._proxy_header cimport (
