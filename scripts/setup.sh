@@ -21,6 +21,7 @@ lab_packages() {
 
 build_packages() {
     command -v gcc >/dev/null || echo gcc libc6-dev
+    command -v strace >/dev/null || echo strace # the tests count system calls with it
     python_is_good python3 || echo python3 python3-venv python3-dev
 }
 
