@@ -12,7 +12,7 @@ from meshlb cimport _linux as sys
 from meshlb._access cimport address16, admitted, networks_contain, rate_allows
 from meshlb._balance cimport backend_failed, backend_succeeded, choose, source_hash
 from meshlb._move cimport (
-    DONE, LATER, MORE, RESET, count_bytes, end_forget, end_start, end_urgent, end_watch, move,
+    DONE, LATER, MORE, RESET, WAIT, count_bytes, end_forget, end_start, end_urgent, end_watch, move, pending,
     pipes_close, tail_keep, tail_rest,
 )
 from meshlb._proxy_header cimport (
@@ -20,8 +20,9 @@ from meshlb._proxy_header cimport (
 )
 from meshlb._reach cimport reach_socket
 from meshlb._stream cimport (
-    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, HEADER, HUNG_UP, OPEN, READABLE, SHUT,
-    SNIFFED, WAITING, WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t, streams_of, streams_t,
+    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, EXPECTING, HEADER, HUNG_UP, LINGERING, OPEN, PARTING, READABLE,
+    REGISTERED, SHUT, SNIFFED, UNASKED, WAITING, WATCHED, WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t,
+    streams_of, streams_t,
 )
 from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._types cimport (
@@ -38,6 +39,9 @@ cdef enum:
     PAUSE = 50  # milliseconds until it is asked again for what the kernel ran out of
     KEEPALIVE = 60000  # milliseconds: older connections have keepalive on the backend's side, too
     PROBE = 63  # every so many connections, try again whether a backend connects at once
+    SHORTEST_CHAT = 64  # connections of a port for which its clients are taken to send more before they are answered
+    LONGEST_CHAT = 65536
+    HUSH = 8  # milliseconds
     SAMPLE = 1024  # one in so many turns of connections has its TCP_INFO looked at
 
 
@@ -653,6 +657,10 @@ cdef void _open_timer(worker_t *w, conn_t *c) noexcept nogil:
     if drain_until:
         drain_until = drain_until - w.now if drain_until > w.now else 1
         delay = drain_until if delay == 0 or drain_until < delay else delay
+    if c.hush == EXPECTING or c.hush == PARTING:
+        delay = HUSH
+    elif c.later:
+        delay = PAUSE
     if delay:
         timer_set(&w.timers, &c.timer, w.now, delay)
     else:
@@ -672,6 +680,14 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
     if not c.kept_alive and w.now_us - c.begun_us >= <uint64_t>KEEPALIVE * 1000:
         c.kept_alive = True
         _keep_alive(c.backend_end.fd)
+    if c.hush == EXPECTING or c.hush == PARTING:
+        _hush_over(w, c)
+        return
+    if c.later:
+        c.later = False
+        _open_timer(w, c)
+        _conn_pump(w, c)
+        return
     _open_timer(w, c)
     if c.client.flags & SNIFFED and not _says_something(c.client.fd):
         return
@@ -728,14 +744,77 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
         _pass_fin(backend)
     if down == DONE:
         _pass_fin(client)
+    if up == WAIT and not client.flags & REGISTERED and not pending(client) and _hushed(w, c, down):
+        return
     if not end_watch(w, c, client, not client.flags & WRITABLE):
         _conn_end(w, c, True)
     elif not end_watch(w, c, backend, not backend.flags & WRITABLE):
         _conn_end(w, c, True)
     elif up == LATER or down == LATER:
-        timer_set(&w.timers, &c.timer, w.now, PAUSE)
+        c.later = True
+        _open_timer(w, c)
     elif up == MORE or down == MORE:
         _conn_ready(w, c)
+
+
+cdef bint _hushed(worker_t *w, conn_t *c, int down) noexcept nogil:
+    """Whether the client may stay unknown to epoll for now: see `hush` in _stream.pxd.
+
+    It saves the call, and the wake-up for its FIN, of most short connections. Where clients send more before they are
+    answered (or the answers take long), the port is `chatty` and they are made known at once. Finding that out costs
+    one connection some milliseconds, and twice as many go by until it is tried again, up to LONGEST_CHAT.
+    """
+    cdef port_counters *port = &c.port.counters[w.index]
+    if down == DONE:
+        if c.hush < PARTING:
+            c.hush = PARTING
+            _open_timer(w, c)
+        return c.hush == PARTING
+    if c.client.flags & WRITTEN:
+        if c.hush != EXPECTING:
+            c.hush = WATCHED
+            return False
+        c.hush = LINGERING
+        port.chatty_next = SHORTEST_CHAT
+        _conn_ready(w, c)
+        return True
+    if c.hush == UNASKED and port.chatty:
+        port.chatty -= 1
+        c.hush = WATCHED
+    if c.hush == WATCHED or not end_watch(w, c, &c.backend_end, not c.backend_end.flags & WRITABLE):
+        return False
+    if c.hush == UNASKED:
+        c.hush = EXPECTING
+        _open_timer(w, c)
+    return True
+
+
+cdef void _chat(port_counters *port) noexcept nogil:
+    """A client was kept waiting for an answer that did not come: longer than the last time nobody else will be."""
+    port.chatty = port.chatty_next
+    if port.chatty_next < LONGEST_CHAT:
+        port.chatty_next *= 2
+
+
+cdef void _chat_on(port_counters *port) noexcept nogil:
+    """A client has sent more, or ended, before it was answered."""
+    if port.chatty < SHORTEST_CHAT:
+        port.chatty = SHORTEST_CHAT
+
+
+cdef void _hush_over(worker_t *w, conn_t *c) noexcept nogil:
+    """The client has been unknown to epoll for a tick, and what was expected has not come."""
+    if c.hush == EXPECTING:
+        _chat(&c.port.counters[w.index])
+        c.hush = WATCHED
+        _open_timer(w, c)
+        if not end_watch(w, c, &c.client, False):  # reports what has come meanwhile
+            _conn_end(w, c, True)
+        return
+    c.hush = WATCHED
+    c.client.flags |= READABLE
+    _open_timer(w, c)
+    _conn_pump(w, c)
 
 
 cdef void _pass_fin(end_t *sink) noexcept nogil:
@@ -792,6 +871,8 @@ cdef void conn_event(worker_t *w, uint64_t data, uint32_t events) noexcept nogil
     c.active = <uint32_t>w.now
     _end_event(end, events)
     if c.state == OPEN:
+        if end.kind == KIND_CLIENT and not end.flags & WRITTEN:
+            _chat_on(&c.port.counters[w.index])
         _open_event(w, c, end, events)
     elif end.kind == KIND_CLIENT:
         _client_event(w, c, events)

@@ -16,6 +16,9 @@ from meshlb._types cimport (
 )
 from meshlb._worker cimport lines, worker_free, worker_listen, worker_serve, worker_start, worker_unlisten, worker_wake
 
+cdef enum:
+    LEARNT = 16  # connections of a port that show whether its clients wait for their answers
+
 
 cdef class Forwarder:
     """The workers, what they serve, and what they count. `_fastpath.pyi` says how to use it."""
@@ -79,6 +82,8 @@ cdef class Forwarder:
         self.ports[id] = port
         port.id, port.published = id, published
         port.counters = <port_counters *>lines(self.plane.workers * sizeof(port_counters))
+        for i in range(self.plane.workers):
+            port.counters[i].chatty = port.counters[i].chatty_next = LEARNT
         return id
 
     def add_backend(self, bytes address, int port):

@@ -42,6 +42,13 @@ cdef enum:  # end_t.flags
 cdef enum:  # conn_t.state
     HEADER, CONNECTING, WAITING, OPEN, DEAD
 
+cdef enum:  # conn_t.hush: whether an open connection's client is known to epoll; most short ones never need it
+    UNASKED
+    EXPECTING  # the backend's answer: nothing more is likely to come from the client before it
+    LINGERING  # the answer is out: one turn is waited whether the backend's FIN follows
+    PARTING  # the backend's FIN is out: the client's own is on its way
+    WATCHED
+
 ctypedef conn_s conn_t
 ctypedef listener_s listener_t
 ctypedef pipe_s pipe_t
@@ -79,6 +86,8 @@ cdef struct conn_s:
     uint8_t counted  # in port.open
     uint8_t kept_alive  # keepalive is set on the backend's socket, too
     uint8_t attempts
+    uint8_t hush
+    uint8_t later  # the kernel had no memory for its bytes
     uint8_t header_left  # bytes of our own PROXY header that the client's tail begins with
     uint8_t refusal  # WAITING: REFUSED_* when its time is up
     uint8_t queued  # stands in its port's queue

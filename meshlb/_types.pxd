@@ -51,6 +51,8 @@ cdef struct port_counters:  # one row per worker, written by it alone
     uint64_t received  # bytes from clients
     uint64_t sent  # bytes to clients
     uint64_t dropped  # datagrams that could not be passed on
+    uint32_t chatty  # not a count: connections until clients are expected to wait for their answer again
+    uint32_t chatty_next  # the same, when that expectation fails the next time
     uint64_t refused[REFUSALS]
     histogram_t connect
     histogram_t first_byte

@@ -6,9 +6,10 @@ import contextlib
 import selectors
 import signal
 import socket
+import statistics
 import subprocess
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +23,9 @@ IDLE = 5000
 
 
 @contextlib.contextmanager
-def counted_calls(plane: PlaneProcess, into: Path) -> Iterator[Counter[str]]:
-    """The system calls of the plane's workers; complete when the block has ended."""
-    calls: Counter[str] = Counter()
+def traced(plane: PlaneProcess, into: Path) -> Iterator[dict[int, list[str]]]:
+    """The system calls of each of the plane's workers, in order; complete when the block has ended."""
+    calls: dict[int, list[str]] = defaultdict(list)
     command = ["strace", "-f", f"--attach={plane.pid}", "--output", str(into)]
     strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert strace.stderr
@@ -35,7 +36,20 @@ def counted_calls(plane: PlaneProcess, into: Path) -> Iterator[Counter[str]]:
     for line in into.read_text().splitlines():
         thread, _, call = line.partition(" ")
         if int(thread) != plane.pid and "resumed>" not in call and "(" in call:
-            calls[call.strip().partition("(")[0]] += 1
+            calls[int(thread)].append(call.strip().partition("(")[0])
+
+
+def connections(calls: dict[int, list[str]]) -> Iterator[Counter[str]]:
+    """The calls from each accept to the next one of the same worker, waiting left out."""
+    for of_worker in calls.values():
+        connection: Counter[str] | None = None
+        for name in of_worker:
+            if name == "accept4":
+                if connection:
+                    yield connection
+                connection = Counter()
+            if connection is not None and name not in ("epoll_wait", "futex"):
+                connection[name] += 1
 
 
 def closes(connection: socket.socket) -> None:
@@ -49,24 +63,34 @@ def waits(connection: socket.socket) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("handle", "limit"), [(closes, 13), (waits, 14)])
+@pytest.mark.parametrize(("handle", "limit"), [(closes, 11), (waits, 13)])
 def test_a_short_connection_takes_few_system_calls(
-    server: MakeServer, tmp_path: Path, handle: Handler, limit: float
+    server: MakeServer, tmp_path: Path, handle: Handler, limit: int
 ) -> None:
     plane = PlaneProcess(server(handle).port)
-    with contextlib.closing(plane), counted_calls(plane, tmp_path / "trace") as calls:
-        for _ in range(CONNECTIONS):
-            with socket.create_connection(("127.0.0.1", plane.port), 30) as client:
-                client.sendall(bytes(64))
-                assert len(exactly(client, 100)) == 100
-                if handle is closes:
-                    assert client.recv(1) == b""
-        eventually(lambda: plane.look()["open"] == 0, timeout=30, what="the connections to end")
-    del calls["epoll_wait"], calls["futex"]
-    print({name: count / CONNECTIONS for name, count in calls.items()})
-    assert calls.total() / CONNECTIONS <= limit
-    assert calls["clock_gettime"] == 0
-    assert calls["accept4"] <= CONNECTIONS * 1.1, "none is spent on finding that nobody else is there"
+    with contextlib.closing(plane):
+        ask_often(plane, handle)  # the first ones teach it that clients wait for their answers
+        with traced(plane, tmp_path / "trace") as calls:
+            ask_often(plane, handle)
+    counted = list(connections(calls))
+    assert len(counted) >= CONNECTIONS - 4
+    print(Counter(tuple(sorted(each.items())) for each in counted).most_common(1))
+    # The median: a tracer that stops a worker for long makes its answers late, and those connections dearer.
+    assert statistics.median(each.total() for each in counted) <= limit
+    assert sum(each["accept4"] for each in counted) <= CONNECTIONS * 1.1, (
+        "none finds that nobody else is there"
+    )
+    assert not any(each["clock_gettime"] for each in counted)
+
+
+def ask_often(plane: PlaneProcess, handle: Handler) -> None:
+    for _ in range(CONNECTIONS):
+        with socket.create_connection(("127.0.0.1", plane.port), 30) as client:
+            client.sendall(bytes(64))
+            assert len(exactly(client, 100)) == 100
+            if handle is closes:
+                assert client.recv(1) == b""
+    eventually(lambda: plane.look()["open"] == 0, timeout=30, what="the connections to end")
 
 
 @contextlib.contextmanager
