@@ -6,7 +6,6 @@ import contextlib
 import selectors
 import signal
 import socket
-import statistics
 import subprocess
 import threading
 from collections import Counter, defaultdict
@@ -39,17 +38,15 @@ def traced(plane: PlaneProcess, into: Path) -> Iterator[dict[int, list[str]]]:
             calls[int(thread)].append(call.strip().partition("(")[0])
 
 
-def connections(calls: dict[int, list[str]]) -> Iterator[Counter[str]]:
-    """The calls from each accept to the next one of the same worker, waiting left out."""
-    for of_worker in calls.values():
-        connection: Counter[str] | None = None
-        for name in of_worker:
-            if name == "accept4":
-                if connection:
-                    yield connection
-                connection = Counter()
-            if connection is not None and name not in ("epoll_wait", "futex"):
-                connection[name] += 1
+def connections(calls: list[str]) -> list[Counter[str]]:
+    """The calls from each accept to the next one of a worker, waiting left out."""
+    found: list[Counter[str]] = []
+    for name in calls:
+        if name == "accept4":
+            found.append(Counter())
+        if found and name not in ("epoll_wait", "futex"):
+            found[-1][name] += 1
+    return found[:-1]
 
 
 def closes(connection: socket.socket) -> None:
@@ -63,24 +60,24 @@ def waits(connection: socket.socket) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("handle", "limit"), [(closes, 11), (waits, 13)])
+@pytest.mark.parametrize(("handle", "limit"), [(closes, 11), (waits, 14)])
 def test_a_short_connection_takes_few_system_calls(
     server: MakeServer, tmp_path: Path, handle: Handler, limit: int
 ) -> None:
     plane = PlaneProcess(server(handle).port)
-    with contextlib.closing(plane):
-        ask_often(plane, handle)  # the first ones teach it that clients wait for their answers
-        with traced(plane, tmp_path / "trace") as calls:
+    with contextlib.closing(plane), traced(plane, tmp_path / "trace") as calls:
+        for _ in range(3):
             ask_often(plane, handle)
-    counted = list(connections(calls))
-    assert len(counted) >= CONNECTIONS - 4
-    print(Counter(tuple(sorted(each.items())) for each in counted).most_common(1))
-    # The median: a tracer that stops a worker for long makes its answers late, and those connections dearer.
-    assert statistics.median(each.total() for each in counted) <= limit
-    assert sum(each["accept4"] for each in counted) <= CONNECTIONS * 1.1, (
-        "none finds that nobody else is there"
-    )
-    assert not any(each["clock_gettime"] for each in counted)
+    counted: list[Counter[str]] = []
+    for of_worker in map(connections, calls.values()):
+        # The first ones teach it whether clients wait for their answers, and those that begin the trace are late.
+        counted += of_worker[len(of_worker) * 2 // 3 :]
+    total = sum(counted, Counter())
+    print({name: round(count / len(counted), 2) for name, count in total.items()})
+    # On average, as what ends a connection may come after the next accept; a late answer costs one more.
+    assert total.total() / len(counted) < limit + 0.5
+    assert total["accept4"] <= len(counted) * 1.1, "none is spent on finding that nobody else is there"
+    assert total["clock_gettime"] == 0
 
 
 def ask_often(plane: PlaneProcess, handle: Handler) -> None:
