@@ -60,6 +60,7 @@ class Key:
     parse: Callable[[str], Any]
     allowed: str
     meaning: str
+    kind: str = "duration"  # of value, as a help text names it
     many: bool = False  # a list; in a static file it may be written as one
 
 
@@ -140,19 +141,25 @@ _DAY = 86400
 _CIDRS = f"up to {LONGEST_LIST} CIDRs with commas between them, such as 10.0.0.0/8,2001:db8::/32"
 KEYS: dict[str, Key] = {
     "balance": Key(
-        "balance", _one_of(*BALANCERS), f"one of {', '.join(BALANCERS)}", "how a backend is chosen"
+        "balance",
+        _one_of(*BALANCERS),
+        f"one of {', '.join(BALANCERS)}",
+        "how a backend is chosen",
+        kind="balancer",
     ),
     "source-prefix": Key(
         "source_prefix",
         _prefixes,
         "a length of prefix for IPv4, and one for IPv6 after a comma, such as 24,64",
         "for balance=source: bits of the client's address that count",
+        kind="bits",
     ),
     "locality": Key(
         "locality",
         _one_of(*LOCALITIES),
         f"one of {', '.join(LOCALITIES)}",
         "whether tasks on the node that was asked come first, or alone",
+        kind="locality",
     ),
     "connect-timeout": Key(
         "connect_timeout",
@@ -165,6 +172,7 @@ KEYS: dict[str, Key] = {
         lambda text: ALL_OTHERS if text == "all" else _number(0, 254)(text),
         "a number from 0 to 254, or all",
         "further backends to try when one does not answer",
+        kind="number",
     ),
     "hold": Key(
         "hold",
@@ -195,15 +203,21 @@ KEYS: dict[str, Key] = {
         _limit(1_000_000),
         "a number from 1 to 1000000, or none",
         "connections of the port at once, on each node",
+        kind="number",
     ),
     "max-conn-backend": Key(
         "max_conn_backend",
         _limit(1_000_000),
         "a number from 1 to 1000000, or none",
         "connections of one backend at once, from each node",
+        kind="number",
     ),
     "queue": Key(
-        "queue", _number(0, 65535), "a number from 0 to 65535", "connections that may wait for a place"
+        "queue",
+        _number(0, 65535),
+        "a number from 0 to 65535",
+        "connections that may wait for a place",
+        kind="number",
     ),
     "queue-timeout": Key(
         "queue_timeout",
@@ -216,20 +230,30 @@ KEYS: dict[str, Key] = {
         _rate,
         "connections per second, minute or hour, such as 100/s or 600/m, at most 50000/s, or none",
         "new connections of one client address (IPv6: /64)",
+        kind="rate",
     ),
     "rate-burst": Key(
         "rate_burst",
         _number(0, 65535),
         "a number from 0 (one second's worth) to 65535",
         "how many of them at once",
+        kind="number",
     ),
-    "allow": Key("allow", _networks, _CIDRS, "clients that may connect; all when it is empty", many=True),
-    "deny": Key("deny", _networks, _CIDRS, "clients that may not", many=True),
+    "allow": Key(
+        "allow",
+        _networks,
+        _CIDRS,
+        "clients that may connect; all when it is empty",
+        kind="networks",
+        many=True,
+    ),
+    "deny": Key("deny", _networks, _CIDRS, "clients that may not", kind="networks", many=True),
     "proxy-protocol": Key(
         "proxy_protocol",
         lambda text: PROXY_PROTOCOLS[_one_of(*PROXY_PROTOCOLS)(text)],
         f"one of {', '.join(PROXY_PROTOCOLS)}",
         "tells backends the client's address in a PROXY header",
+        kind="version",
     ),
     "accept-proxy": Key(
         "accept_proxy",
@@ -237,6 +261,7 @@ KEYS: dict[str, Key] = {
         _CIDRS,
         "who must send a PROXY header; from others one is refused",
         many=True,
+        kind="networks",
     ),
 }
 

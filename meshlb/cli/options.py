@@ -14,7 +14,7 @@ from meshlb.cli.parameters import Parsed
 from meshlb.cluster import mount, publish, units
 from meshlb.cluster.spec import PATHS, Edit
 from meshlb.errors import ConfigError
-from meshlb.policy import KEYS, LABEL_PREFIX
+from meshlb.policy import KEYS, LABEL_PREFIX, Key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,8 +115,8 @@ VARIABLES = Parsed(_read_variables, "file")
 def single(function: F) -> F:
     """Adds the flags that set one value, and meshlb's own, which set labels."""
     for name, key in reversed(KEYS.items()):
-        help_ = f"Sets the label {LABEL_PREFIX}{name}: {key.allowed}"
-        click.option(f"--{name}", f"policy_{key.field}", type=_policy(name), help=help_)(function)
+        help_ = f"{key.meaning[0].upper()}{key.meaning[1:]}: {key.allowed} (label {LABEL_PREFIX}{name})"
+        click.option(f"--{name}", f"policy_{key.field}", type=_policy(name, key), help=help_)(function)
     click.option("--no-healthcheck", is_flag=True, help="Disable any container-specified HEALTHCHECK")(
         function
     )
@@ -126,9 +126,7 @@ def single(function: F) -> F:
     return function
 
 
-def _policy(name: str) -> Parsed:
-    key = KEYS[name]
-
+def _policy(name: str, key: Key) -> Parsed:
     def label(text: str) -> str:
         try:
             key.parse(text)
@@ -136,7 +134,7 @@ def _policy(name: str) -> Parsed:
             raise ConfigError(f'"{text}" is not {key.allowed}') from error
         return f"{LABEL_PREFIX}{name}={text}"
 
-    return Parsed(label, name)
+    return Parsed(label, key.kind)
 
 
 def values(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_a_short_connection_takes_few_system_calls(
             ask_often(plane, handle)
     counted: list[Counter[str]] = []
     for of_worker in map(connections, calls.values()):
-        # The first ones teach it whether clients wait for their answers, and those that begin the trace are late.
+        # The first ones teach it whether clients wait for their answers; those that begin the trace are late.
         counted += of_worker[len(of_worker) * 2 // 3 :]
     total = sum(counted, Counter())
     print({name: round(count / len(counted), 2) for name, count in total.items()})
