@@ -20,7 +20,8 @@ from meshlb._types cimport address_t, network_t, networks_t, port_t, route_t
 cdef enum:
     SETS = 1024
     WAYS = 4
-    UNIT = 16  # microseconds; a bucket's time has 31 bits of it, which is nine hours
+    UNIT = 16  # microseconds; a bucket's time has 32 bits of it, which is nineteen hours
+    MOST = 1 << 30  # units that a burst may be ahead of its rate: five hours
 
 cdef uint64_t SEED = int.from_bytes(os.urandom(8), "little")  # so that nobody can aim at a set
 
@@ -105,7 +106,8 @@ cdef bint rate_allows(port_t *port, const route_t *route, const uint8_t *address
     cdef uint32_t tag = <uint32_t>(hashed >> 32) | 1
     cdef uint32_t now = <uint32_t>(now_us // UNIT)
     cdef uint32_t interval = route.rate_interval // UNIT + 1
-    cdef uint32_t room = interval * (route.rate_burst - 1)
+    cdef uint64_t burst = <uint64_t>interval * (route.rate_burst - 1)
+    cdef uint32_t room = <uint32_t>burst if burst < MOST else MOST
     cdef uint64_t before
     cdef uint32_t full_at
     cdef int place
@@ -113,7 +115,8 @@ cdef bint rate_allows(port_t *port, const route_t *route, const uint8_t *address
         place = _place_of(places, tag, now)
         before = sys.load_relaxed(&places[place])
         full_at = <uint32_t>before
-        if <uint32_t>(before >> 32) != tag or <int32_t>(full_at - now) < 0:
+        # What lies further ahead than any source can get is a time long past: the clock has wrapped since.
+        if <uint32_t>(before >> 32) != tag or full_at - now > room + interval:
             full_at = now
         if full_at - now > room:
             return False

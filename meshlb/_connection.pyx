@@ -6,7 +6,7 @@ thing that their callers do with it.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from meshlb cimport _linux as sys
 from meshlb._access cimport address16, admitted, networks_contain, rate_allows
@@ -16,7 +16,7 @@ from meshlb._move cimport (
     pipes_close, tail_keep, tail_rest,
 )
 from meshlb._proxy_header cimport (
-    proxy_begins, proxy_format, proxy_header_t, proxy_parse,
+    PROXY_HEADER_ROOM, proxy_begins, proxy_format, proxy_header_t, proxy_parse,
 )
 from meshlb._reach cimport reach_socket
 from meshlb._stream cimport (
@@ -161,10 +161,11 @@ cdef void _conn_admit(worker_t *w, conn_t *c, route_t *route, const uint8_t *add
 
 cdef void _conn_enter(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     """Counts it against the port's limit, behind those that came before."""
-    if sys.load_relaxed_uint(&c.port.waiting) and _queue_of(w, c.port) != NULL:
-        _conn_wait(w, c, route, REFUSED_FULL if route.max_conn or route.max_conn_backend else REFUSED_NO_BACKEND)
-        return
-    _conn_place(w, c, route)
+    cdef bint limited = route.max_conn != 0 or route.max_conn_backend != 0
+    if sys.load_relaxed_uint(&c.port.waiting) and (limited or route.hold) and _queue_of(w, c.port) != NULL:
+        _conn_wait(w, c, route, REFUSED_FULL if limited else REFUSED_NO_BACKEND)
+    else:
+        _conn_place(w, c, route)
 
 
 cdef void _conn_place(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
@@ -244,20 +245,23 @@ cdef bint _peer_address(int fd, uint8_t *address) noexcept nogil:
 cdef bint _header_write(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     """Puts our own PROXY header before the client's first bytes. False without memory, or the client has gone."""
     cdef origin_t origin
-    cdef char *data = w.scratch
-    cdef ssize_t size
+    cdef char header[PROXY_HEADER_ROOM]
+    cdef char *data
     if c.origin != NULL:
         origin = c.origin[0]
     elif not _addresses(c, &origin):
         return False
     c.header_left = <uint8_t>proxy_format(
-        data, route.proxy_protocol, origin.source, origin.source_port, origin.destination, origin.destination_port
+        header, route.proxy_protocol, origin.source, origin.source_port, origin.destination, origin.destination_port
     )
-    if c.client.tail != NULL:
-        memcpy(data + c.header_left, c.client.tail, c.client.tail_size)
-    size = c.header_left + c.client.tail_size
-    end_forget(w, &c.client)
-    return tail_keep(&c.client, data, <uint32_t>size)
+    data = <char *>realloc(c.client.tail, c.client.tail_size + c.header_left)
+    if data == NULL:
+        return False
+    memmove(data + c.header_left, data, c.client.tail_size)
+    memcpy(data, header, c.header_left)
+    c.client.tail = data
+    c.client.tail_size += c.header_left
+    return True
 
 
 cdef bint _addresses(conn_t *c, origin_t *origin) noexcept nogil:
@@ -278,7 +282,7 @@ cdef bint _addresses(conn_t *c, origin_t *origin) noexcept nogil:
 
 
 cdef bint _sniffed_out(worker_t *w, conn_t *c) noexcept nogil:
-    """Looks for a PROXY header of a client that may not send one. True while its bytes must wait, or when it ended."""
+    """Looks for a PROXY header of a client that may not send one. True when there was one, and it ended."""
     cdef char first[16]
     cdef ssize_t size = sys.recv(c.client.fd, first, sizeof(first), sys.MSG_PEEK)
     cdef int begins = proxy_begins(first, size) if size > 0 else (0 if size < 0 and sys.errno == sys.EAGAIN else -1)

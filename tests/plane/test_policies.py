@@ -397,6 +397,16 @@ def test_a_trusted_header_is_taken_and_passed_on(mesh: Mesh, server: MakeServer,
         assert exactly(client, len(expected)) == expected
 
 
+def test_many_bytes_behind_a_header(mesh: Mesh, server: MakeServer) -> None:
+    mesh.serve(server(echo).backend, policy=replace(TRUSTING, proxy_protocol=1))
+    data = bytes(range(256)) * 512
+    with mesh.connect() as client:
+        client.sendall(b"PROXY UNKNOWN\r\n" + data)
+        with client.makefile("rb") as answer:
+            assert answer.readline().startswith(b"PROXY TCP4 127.0.0.1")
+            assert answer.read(len(data)) == data
+
+
 def test_a_header_that_names_nobody(mesh: Mesh, server: MakeServer) -> None:
     mesh.serve(server(echo).backend, policy=TRUSTING)
     with mesh.connect() as client, client.makefile("rb") as lines:

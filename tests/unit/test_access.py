@@ -54,6 +54,18 @@ def test_the_clock_may_wrap() -> None:
     assert limit.allows(client, late + 20_000)
 
 
+@pytest.mark.parametrize("hours", [1, 5, 9.6, 12, 19, 19.2, 30])
+def test_an_idle_source_has_its_burst_again(hours: float) -> None:
+    limit, client = RateLimit(1_000_000, 3), address("192.0.2.1")
+    assert [limit.allows(client, 7) for _ in range(4)] == [True, True, True, False]
+    assert [limit.allows(client, int(hours * 3600e6)) for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_large_burst_at_a_low_rate() -> None:
+    limit, client = RateLimit(3_600_000_000, 60_000), address("192.0.2.1")
+    assert all(limit.allows(client, number) for number in range(4))
+
+
 def test_a_flood_of_sources_takes_no_memory_and_locks_nobody_out() -> None:
     limit = RateLimit(1000, 1)
     for number in range(100_000):
