@@ -242,7 +242,7 @@ cdef bint _peer_address(int fd, uint8_t *address) noexcept nogil:
     return True
 
 
-cdef bint _header_write(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
+cdef bint _header_write(conn_t *c, route_t *route) noexcept nogil:
     """Puts our own PROXY header before the client's first bytes. False without memory, or the client has gone."""
     cdef origin_t origin
     cdef char header[PROXY_HEADER_ROOM]
@@ -509,14 +509,14 @@ cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     end_start(&c.backend_end, KIND_BACKEND, fd)
     if sys.connect(fd, &backend.address.any, backend.address_size) != 0 and sys.errno != sys.EINPROGRESS:
         if _exhausted(sys.errno):
-            _backend_close(w, c, False)
+            _backend_close(c)
             return _attempt_later(w, c)
         c.short_of = c.short_of or _is_ours(sys.errno)
         if not _is_ours(sys.errno):
             backend_failed(backend, w.now, &w.random)
         return False
-    if route.proxy_protocol and c.header_left == 0 and not _header_write(w, c, route):
-        _conn_end(w, c, True)
+    if route.proxy_protocol and c.header_left == 0 and not _header_write(c, route):
+        _conn_refuse(w, c, REFUSED_RESOURCES)
         return True
     if c.client.flags & SNIFFED:
         return _attempt_wait(w, c, route)
@@ -604,14 +604,12 @@ cdef void _attempt_failed(worker_t *w, conn_t *c) noexcept nogil:
     """Forgets the backend that was tried."""
     sys.bump(&c.backend.counters[w.index].failed, 1)
     timer_clear(&w.timers, &c.timer)
-    _backend_close(w, c, False)
+    _backend_close(c)
     _backend_leave(w, c)
 
 
-cdef void _backend_close(worker_t *w, conn_t *c, bint reset) noexcept nogil:
+cdef void _backend_close(conn_t *c) noexcept nogil:
     if c.backend_end.fd >= 0:
-        if reset:
-            _reset(c.backend_end.fd)
         sys.close(c.backend_end.fd)
         c.backend_end.fd = -1
         c.attempt += 1  # events of that socket are late from here on
