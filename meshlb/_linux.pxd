@@ -11,6 +11,7 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    int dup(int fd)
     ssize_t write(int fd, const void *data, size_t size)
 
 cdef extern from "<fcntl.h>" nogil:

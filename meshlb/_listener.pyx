@@ -108,6 +108,8 @@ cdef void listeners_settle(worker_t *w) noexcept nogil:
     """Out of descriptors or memory: clients wait in the backlog for a while, and established ones go on."""
     cdef streams_t *streams = streams_of(w)
     streams.turn += 1
+    if streams.paused and w.now >= streams.resume_at and not _is_room(w):
+        streams.exhausted = True
     if streams.exhausted:
         streams.exhausted = False
         streams.resume_at = w.now + PAUSE
@@ -117,6 +119,14 @@ cdef void listeners_settle(worker_t *w) noexcept nogil:
     elif streams.paused and w.now >= streams.resume_at:
         streams.paused = False
         _watch_all(w, sys.EPOLLIN)
+
+
+cdef bint _is_room(worker_t *w) noexcept nogil:
+    """Whether the next descriptor would be one for a client: asked for after a pause, so that pauses do not add up."""
+    cdef int next_one = sys.dup(w.wake)
+    if next_one >= 0:
+        sys.close(next_one)
+    return 0 <= next_one < w.plane.fd_limit
 
 
 cdef int listeners_wait(worker_t *w) noexcept nogil:
