@@ -6,6 +6,9 @@ The rate is kept by the generic cell rate algorithm: of every source one number 
 would be full again. All workers share a table of fixed size; a source hashes to a set of four places. When all four
 are taken by others, the one whose bucket is fullest is forgotten: a flood of more sources than the table holds lets
 single ones pass faster than their rate, and never costs more memory.
+
+How many flows a source has at once is kept in a count-min sketch, again of fixed size for all sources: a source is
+never taken to have fewer than it has, and only where others share all its places to have more.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -21,6 +24,8 @@ cdef enum:
     SETS = 1024
     WAYS = 4
     UNIT = 16  # microseconds; a bucket's time has 32 bits of it, which is nineteen hours
+    ROWS = 4
+    COLUMNS = 4096
     MOST = 1 << 30  # units that a burst may be ahead of its rate: five hours
 
 cdef uint64_t SEED = int.from_bytes(os.urandom(8), "little")  # so that nobody can aim at a set
@@ -82,6 +87,40 @@ cdef int rate_prepare(port_t *port) except -1:
         if port.sources == NULL:
             raise MemoryError
     return 0
+
+
+cdef int flows_prepare(port_t *port) except -1:
+    """Gives a port the memory that a limit of flows needs; it keeps it."""
+    if port.flows == NULL:
+        port.flows = <uint32_t *>calloc(ROWS * COLUMNS, sizeof(uint32_t))
+        if port.flows == NULL:
+            raise MemoryError
+    return 0
+
+
+cdef uint32_t flows_of(port_t *port, const uint8_t *address) noexcept nogil:
+    """How many flows a source has, of all workers; 0 where nobody has asked for a limit."""
+    cdef uint64_t hashed = _source_hash(address)
+    cdef uint32_t least = 0xffffffff
+    cdef uint32_t found
+    cdef int row
+    if port.flows == NULL:
+        return 0
+    for row in range(ROWS):
+        found = sys.load_relaxed_uint(&port.flows[row * COLUMNS + (hashed >> (16 * row)) % COLUMNS])
+        least = found if found < least else least
+    return least
+
+
+cdef bint flows_add(port_t *port, const uint8_t *address, int32_t by) noexcept nogil:
+    """Counts flows of a source, or takes them back; False where they are not counted."""
+    cdef uint64_t hashed = _source_hash(address)
+    cdef int row
+    if port.flows == NULL:
+        return False
+    for row in range(ROWS):
+        sys.fetch_add(&port.flows[row * COLUMNS + (hashed >> (16 * row)) % COLUMNS], <uint32_t>by)
+    return True
 
 
 cdef uint64_t _mixed(uint64_t value) noexcept nogil:

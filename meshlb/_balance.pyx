@@ -1,8 +1,8 @@
 """Which backend gets the next connection: balancers, and what keeps connections away from backends that fail.
 
 A balancer is one function: of a tier's backends it names the candidate for a turn. Whether the candidate may be taken
-(not tried before, not set aside, has room) is `choose`'s to say; it asks for further turns until one may. When none
-may, because all of them fail, they are taken all the same: a guess about health never closes a port.
+(not tried before, not set aside, has room) is `choose_and_take`'s to say; it asks for further turns until one may.
+When none may, because all of them fail, they are taken all the same: a guess about health never closes a port.
 
 A backend that fails FAILURES times in a row is set aside. When its pause is over, single connections probe it: the
 one that moves `probe_at` on is the probe. Every further failure doubles the pause.
@@ -168,7 +168,23 @@ cdef bint _usable(const route_t *route, backend_t *backend, choice_t *choice) no
     return route.slow_start == 0 or _warm(backend, route, choice)
 
 
-cdef backend_t *choose(route_t *route, port_t *port, choice_t *choice) noexcept nogil:
+cdef backend_t *choose_and_take(route_t *route, port_t *port, choice_t *choice) noexcept nogil:
+    """The backend for the next attempt, with the connection counted as its; NULL when none can take it."""
+    cdef backend_t *backend = _choose(route, port, choice)
+    while backend != NULL and not _take(backend, route):
+        backend = _choose(route, port, choice)  # another worker was faster
+    return backend
+
+
+cdef bint _take(backend_t *backend, const route_t *route) noexcept nogil:
+    """Counts one more connection of the backend, within its limit."""
+    if sys.fetch_add(&backend.active, 1) < route.max_conn_backend or route.max_conn_backend == 0:
+        return True
+    sys.fetch_add(&backend.active, <uint32_t>-1)
+    return False
+
+
+cdef backend_t *_choose(route_t *route, port_t *port, choice_t *choice) noexcept nogil:
     """The backend for the next attempt, its place in `choice.position`; NULL when none can take the connection.
 
     Positions are remembered modulo 64: of a route with more backends some may count as tried that were not.

@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from meshlb cimport _linux as sys
 from meshlb._access cimport address16, admitted, networks_contain, rate_allows
-from meshlb._balance cimport backend_failed, backend_succeeded, choose, source_hash
+from meshlb._balance cimport backend_failed, backend_succeeded, choose_and_take, source_hash
 from meshlb._move cimport (
     DONE, LATER, MORE, RESET, WAIT, count_bytes, end_forget, end_start, end_urgent, end_watch, move, pending,
     pipes_close, tail_keep, tail_rest,
@@ -462,9 +462,7 @@ cdef bint _backend_next(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
         c.tried_in, c.tried = <uint32_t>w.table.generation, 0
     choice.now, choice.random, choice.source = w.now, &w.random, c.source
     choice.tried = c.tried
-    c.backend = choose(route, c.port, &choice)
-    while c.backend != NULL and not _backend_take(c.backend, route):
-        c.backend = choose(route, c.port, &choice)  # another worker was faster
+    c.backend = choose_and_take(route, c.port, &choice)
     if c.backend == NULL:
         return False
     c.tried |= <uint64_t>1 << (choice.position % 64)
@@ -474,14 +472,6 @@ cdef bint _backend_next(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     if c.attempts > 1:
         sys.bump(&c.port.counters[w.index].failovers, 1)
     return True
-
-
-cdef bint _backend_take(backend_t *backend, route_t *route) noexcept nogil:
-    """Counts one more connection of the backend, within its limit."""
-    if sys.fetch_add(&backend.active, 1) < route.max_conn_backend or route.max_conn_backend == 0:
-        return True
-    sys.fetch_add(&backend.active, <uint32_t>-1)
-    return False
 
 
 cdef void _conn_without(worker_t *w, conn_t *c, route_t *route) noexcept nogil:

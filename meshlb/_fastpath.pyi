@@ -41,8 +41,8 @@ class Forwarder:
     def stop(self) -> None:
         """Has every `run` return; connections that are open are reset."""
 
-    def add_port(self, published: int) -> int:
-        """The id of a new port, and the number that clients speak to."""
+    def add_port(self, published: int, datagrams: bool = False) -> int:
+        """The id of a new port of TCP, or, with `datagrams`, of UDP. `published` is what clients speak to."""
 
     def add_backend(self, address: bytes, port: int) -> int:
         """The id of a new backend at 4 (IPv4) or 16 (IPv6) bytes of address, and a port number."""
@@ -54,7 +54,7 @@ class Forwarder:
         """
 
     def listen(self, worker: int, port: int, fd: int) -> None:
-        """Hands a listening, non-blocking socket to a worker, which owns it from here on."""
+        """Hands a non-blocking socket, listening or of UDP, to a worker, which owns it from here on."""
 
     def close_listeners(self, port: int | None = None) -> None:
         """Accepts what has completed its handshake, then closes the port's listeners; all with None."""

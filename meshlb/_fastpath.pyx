@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from meshlb cimport _linux as sys
-from meshlb._access cimport address16, networks_fill, rate_prepare
+from meshlb._access cimport address16, flows_prepare, networks_fill, rate_prepare
 from meshlb._balance cimport backend_key, balancer_numbered, tier_fill
 from meshlb._types cimport (
     BUCKETS, REFUSALS, TIERS, backend_counters, backend_t, histogram_t, plane_t, port_counters, port_t,
@@ -75,12 +75,12 @@ cdef class Forwarder:
         sys.store_release_int(&self.plane.stopping, 1)
         self._wake()
 
-    def add_port(self, uint16_t published):
+    def add_port(self, uint16_t published, bint datagrams=False):
         cdef port_t *port
         cdef uint32_t id = self._free_port_id()
         port = <port_t *>lines(sizeof(port_t))
         self.ports[id] = port
-        port.id, port.published = id, published
+        port.id, port.published, port.datagrams = id, published, datagrams
         port.counters = <port_counters *>lines(self.plane.workers * sizeof(port_counters))
         for i in range(self.plane.workers):
             port.counters[i].chatty = port.counters[i].chatty_next = LEARNT
@@ -260,6 +260,8 @@ cdef class Forwarder:
             self._fill_route(&table.routes[port.id], route)
             if route.rate_interval:
                 rate_prepare(port)
+            if route.flows_per_source:
+                flows_prepare(port)
         for i in range(self.backend_room):
             if self.backends[i] != NULL and (self.backends[i].dead or self.backends[i].drain_until):
                 table.sweep = True
@@ -277,6 +279,7 @@ cdef class Forwarder:
         to.max_conn, to.max_conn_backend = route.max_conn, route.max_conn_backend
         to.queue, to.queue_timeout = route.queue, route.queue_timeout
         to.rate_interval, to.rate_burst = route.rate_interval, route.rate_burst
+        to.flow_timeout, to.flows_per_source = route.flow_timeout, route.flows_per_source
         to.proxy_protocol = route.proxy_protocol
         to.source_prefix4, to.source_prefix6 = route.source_prefix
         networks_fill(&to.allow, route.allow)
@@ -460,6 +463,7 @@ cdef void _port_free(port_t *port) noexcept:
     if port != NULL:
         free(port.counters)
         free(port.sources)
+        free(port.flows)
         free(port)
 
 

@@ -6,8 +6,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef extern from "<errno.h>" nogil:
     int errno
     enum:
-        EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ECONNREFUSED, EINPROGRESS, EINTR, EMFILE, ENETUNREACH
-        ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, ETIMEDOUT
+        EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EINPROGRESS, EINTR, EINVAL, EIO
+        EMFILE, EMSGSIZE, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, ETIMEDOUT
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -55,13 +55,37 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     enum:
-        AF_INET, AF_INET6, MSG_MORE, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK, SHUT_WR, SO_ERROR, SO_KEEPALIVE, SO_LINGER
-        SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
+        AF_INET, AF_INET6, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK, SHUT_WR, SO_ERROR, SO_KEEPALIVE
+        SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
     struct sockaddr:
         unsigned short sa_family
     struct linger:
         int l_onoff
         int l_linger
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    cmsghdr *CMSG_FIRSTHDR(msghdr *message)
+    cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *about)
+    unsigned char *CMSG_DATA(cmsghdr *about)
+    size_t CMSG_LEN(size_t size)
+    size_t CMSG_SPACE(size_t size)
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     int accept4(int fd, sockaddr *peer, socklen_t *size, int flags)
     int connect(int fd, const sockaddr *peer, socklen_t size)
     int getpeername(int fd, sockaddr *peer, socklen_t *size)
@@ -75,7 +99,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
-        IPPROTO_TCP
+        IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_PKTINFO
     struct in_addr:
         uint32_t s_addr
     struct in6_addr:
@@ -88,6 +112,14 @@ cdef extern from "<netinet/in.h>" nogil:
         unsigned short sin6_family
         uint16_t sin6_port
         in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+    struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
     uint16_t htons(uint16_t host)
     uint16_t ntohs(uint16_t network)
 
@@ -97,6 +129,22 @@ cdef extern from "<arpa/inet.h>" nogil:
 
 cdef extern from "<stdio.h>" nogil:
     int snprintf(char *out, size_t size, const char *format, ...)
+
+cdef extern from "<netinet/udp.h>" nogil:
+    """
+    /* Newer than the C libraries that we still build with. */
+    #ifndef UDP_SEGMENT
+    #define UDP_SEGMENT 103
+    #endif
+    #ifndef UDP_GRO
+    #define UDP_GRO 104
+    #endif
+    #ifndef SOL_UDP
+    #define SOL_UDP 17
+    #endif
+    """
+    enum:
+        SOL_UDP, UDP_GRO, UDP_SEGMENT
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:

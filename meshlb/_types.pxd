@@ -79,10 +79,12 @@ cdef struct port_t:
     uint8_t unused[LINE - 12]
     uint32_t id
     uint16_t published  # the port number that clients speak to
+    bint datagrams  # UDP
     int32_t listeners  # shared: not closed yet
     uint64_t retired  # the first generation without it; 0 while a table names it
     port_counters *counters  # per worker
     uint64_t *sources  # shared, atomic: the state of the rate limit, NULL until one is set (see _access)
+    uint32_t *flows  # shared, atomic: a sketch of how many each source has, NULL until a limit is set (see _access)
 
 cdef union address_t:
     sys.sockaddr any
@@ -187,7 +189,7 @@ cdef struct worker_t:
     uint64_t random
     timer_wheels timers
     void *streams  # _stream.streams_t: its TCP connections
-    void *datagrams  # _datagram: its UDP flows
+    void *datagrams  # _flow.datagrams_t: its UDP flows
     void *checks  # _check: the active checks that it runs
     uint8_t unused[LINE]
     void *inbox  # shared

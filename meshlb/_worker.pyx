@@ -20,12 +20,16 @@ from meshlb cimport _linux as sys
 from meshlb._connection cimport (
     conn_event, conn_timer, conns_bury, conns_end, conns_run_queues, conns_run_ready, conns_sweep,
 )
+from meshlb._datagram cimport (
+    datagrams_end, flow_event, flow_timer, flows_sweep, receiver_event, receiver_open, receivers_close,
+)
+from meshlb._flow cimport datagrams_t
 from meshlb._listener cimport listener_event, listener_open, listeners_close, listeners_settle, listeners_wait
 from meshlb._stream cimport streams_of, streams_t
 from meshlb._timer cimport timer_due, timer_t, timers_advance, timers_start, timers_wait
 from meshlb._types cimport (
-    KIND_BACKEND, KIND_CLIENT, KIND_INBOX, KIND_LISTENER, LINE, SCRATCH, event_data, plane_t, port_t, table_t,
-    worker_t,
+    KIND_BACKEND, KIND_CLIENT, KIND_FLOW, KIND_INBOX, KIND_LISTENER, KIND_UDP_LISTENER, LINE, SCRATCH, event_data,
+    plane_t, port_t, table_t, worker_t,
 )
 
 cdef enum:
@@ -78,6 +82,8 @@ cdef void _finish_turn(worker_t *w) noexcept nogil:
 cdef void _fire(worker_t *w, timer_t *timer) noexcept nogil:
     if timer.kind == KIND_CLIENT:
         conn_timer(w, timer)
+    elif timer.kind == KIND_FLOW:
+        flow_timer(w, timer)
     # The queues' timer only had to wake us.
 
 
@@ -87,6 +93,10 @@ cdef void _dispatch(worker_t *w, uint64_t data, uint32_t events) noexcept nogil:
         conn_event(w, data, events)
     elif kind == KIND_LISTENER:
         listener_event(w, data)
+    elif kind == KIND_FLOW:
+        flow_event(w, data, events)
+    elif kind == KIND_UDP_LISTENER:
+        receiver_event(w, data)
 
 
 cdef int _wait(worker_t *w) noexcept nogil:
@@ -115,6 +125,7 @@ cdef void _look_at_table(worker_t *w) noexcept nogil:
         return
     w.table = table
     conns_sweep(w)
+    flows_sweep(w)
     sys.store_release(&w.seen, table.generation)
 
 
@@ -123,6 +134,7 @@ cdef void _leave(worker_t *w) noexcept nogil:
     _obey(w)
     listeners_close(w, NULL, False)
     conns_end(w)
+    datagrams_end(w)
 
 
 # -- The inbox
@@ -147,10 +159,13 @@ cdef void _obey(worker_t *w) noexcept nogil:
 
 
 cdef void _carry_out(worker_t *w, command_t *command) noexcept nogil:
-    if command.kind == LISTEN:
-        listener_open(w, command.port, command.fd)
-    else:
+    if command.kind == UNLISTEN:
         listeners_close(w, command.port, True)
+        receivers_close(w, command.port)
+    elif command.port.datagrams:
+        receiver_open(w, command.port, command.fd)
+    else:
+        listener_open(w, command.port, command.fd)
 
 
 cdef bint worker_listen(worker_t *w, port_t *port, int fd) noexcept:
@@ -200,7 +215,8 @@ cdef int worker_start(plane_t *plane, worker_t *w, int index) except -1:
     w.wake = sys.eventfd(0, sys.EFD_NONBLOCK | sys.EFD_CLOEXEC)
     w.scratch = <char *>lines(SCRATCH)
     w.streams = calloc(1, sizeof(streams_t))
-    if w.streams == NULL:
+    w.datagrams = calloc(1, sizeof(datagrams_t))
+    if w.streams == NULL or w.datagrams == NULL:
         raise MemoryError
     streams_of(w).until_sample = 1
     streams_of(w).queue_timer.kind = KIND_INBOX
@@ -228,3 +244,4 @@ cdef void worker_free(worker_t *w) noexcept:
         sys.close(w.wake)
     free(w.scratch)
     free(w.streams)
+    free(w.datagrams)

@@ -1,4 +1,4 @@
-"""Who holds a TCP port on this machine: the process, as far as we may see it."""
+"""Who holds a port on this machine: the process, as far as we may see it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-LISTEN = "0A"  # the state's number in /proc/net/tcp
+from meshlb.model import Protocol
+
+# In /proc/net/tcp and /proc/net/udp: the state of a socket that takes what comes to its port.
+OPEN = {Protocol.TCP: "0A", Protocol.UDP: "07"}
 DOCKER = ("dockerd", "docker-proxy")
 
 
@@ -35,19 +38,19 @@ class Holder:
         return self.arguments[self.arguments.index("-container-ip") + 1]
 
 
-def holder_of(port: int, proc: Path = Path("/proc")) -> Holder | None:
-    """The process that listens on a TCP port; None when nobody does, or when it is hidden from us."""
-    sockets = {f"socket:[{inode}]" for inode in listening_inodes(port, proc)}
+def holder_of(port: int, protocol: Protocol = Protocol.TCP, proc: Path = Path("/proc")) -> Holder | None:
+    """The process that listens on a port; None when nobody does, or when it is hidden from us."""
+    sockets = {f"socket:[{inode}]" for inode in listening_inodes(port, protocol, proc)}
     if not sockets:
         return None
     holds = (found for found in _processes(proc) if sockets & set(_descriptors(found.pid, proc)))
     return next((replace(found, arguments=_arguments(found.pid, proc)) for found in holds), None)
 
 
-def listening_inodes(port: int, proc: Path = Path("/proc")) -> set[int]:
-    """The inodes of the sockets that listen on a TCP port, over IPv4 or IPv6."""
-    lines = (line.split() for name in ("tcp", "tcp6") for line in _lines(proc / "net" / name))
-    return {int(f[9]) for f in lines if f[3] == LISTEN and int(f[1].rpartition(":")[2], 16) == port}
+def listening_inodes(port: int, protocol: Protocol = Protocol.TCP, proc: Path = Path("/proc")) -> set[int]:
+    """The inodes of the sockets that listen on a port, over IPv4 or IPv6."""
+    lines = (line.split() for name in (protocol, f"{protocol}6") for line in _lines(proc / "net" / name))
+    return {int(f[9]) for f in lines if f[3] == OPEN[protocol] and int(f[1].rpartition(":")[2], 16) == port}
 
 
 def _lines(path: Path) -> list[str]:

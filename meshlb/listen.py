@@ -22,17 +22,24 @@ from meshlb.takeover import Takeover
 
 BACKLOG = 65535  # the kernel cuts it to net.core.somaxconn
 # Accepted sockets inherit these from the listener, which spares each connection the calls.
-OPTIONS = (
+Option = tuple[int, int, int]
+OPTIONS: tuple[Option, ...] = (
+    (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),  # a restart meets its own TIME_WAITs
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (
-        socket.SOL_SOCKET,
-        socket.SO_KEEPALIVE,
-        1,
-    ),  # finds clients that vanished; nothing else ends an idle connection
+    # Finds clients that vanished; nothing else ends an idle connection.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
 )
+# Room for bursts, which the kernel cuts to net.core.rmem_max.
+UDP_OPTIONS: tuple[Option, ...] = (
+    (socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20),
+    (socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20),
+)
+# With each datagram comes the address that it was sent to.
+UDP4_OPTIONS: tuple[Option, ...] = ((socket.IPPROTO_IP, 8, 1),)  # IP_PKTINFO, which the module does not name
+UDP6_OPTIONS: tuple[Option, ...] = ((socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1),)
 Sockets = tuple[socket.socket, ...]
 
 
@@ -53,14 +60,14 @@ class _Served:
     why: str = ""
 
 
-def listening_sockets(number: int, count: int) -> Sockets:
+def listening_sockets(number: int, count: int, protocol: Protocol = Protocol.TCP) -> Sockets:
     """`count` sockets that share one port, 0 for one that the kernel chooses. All of them, or an OSError."""
     sockets: list[socket.socket] = []
     try:
         for _ in range(count):
-            sockets.append(_bound(number, first=not sockets))
+            sockets.append(_bound(number, protocol, first=not sockets))
             number = sockets[0].getsockname()[1]
-        for each in sockets:
+        for each in sockets if protocol is Protocol.TCP else ():
             each.listen(BACKLOG)
     except OSError:
         for each in sockets:
@@ -69,12 +76,11 @@ def listening_sockets(number: int, count: int) -> Sockets:
     return tuple(sockets)
 
 
-def _bound(number: int, first: bool) -> socket.socket:
-    sock, anywhere = _tcp_socket()
+def _bound(number: int, protocol: Protocol, first: bool) -> socket.socket:
+    sock, anywhere = _socket(protocol)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart meets its own TIME_WAITs
-        for option in OPTIONS:
+        for option in _options(sock, protocol):
             sock.setsockopt(*option)
         # The first binds alone: with SO_REUSEPORT it would silently share the port with another process.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0 if first else 1)
@@ -86,14 +92,22 @@ def _bound(number: int, first: bool) -> socket.socket:
     return sock
 
 
-def _tcp_socket() -> tuple[socket.socket, str]:
+def _options(sock: socket.socket, protocol: Protocol) -> tuple[Option, ...]:
+    if protocol is Protocol.TCP:
+        return OPTIONS
+    # Without SO_REUSEADDR: of datagrams it would let others take the port from us.
+    return UDP_OPTIONS + (UDP6_OPTIONS if sock.family is socket.AF_INET6 else UDP4_OPTIONS)
+
+
+def _socket(protocol: Protocol) -> tuple[socket.socket, str]:
     """A socket for both families, or for IPv4 alone where the kernel has no IPv6, and its anywhere."""
+    kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
     try:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_INET6, kind)
     except OSError as error:
         if error.errno != errno.EAFNOSUPPORT:
             raise
-        return socket.socket(socket.AF_INET, socket.SOCK_STREAM), "0.0.0.0"  # noqa: S104  published means everywhere
+        return socket.socket(socket.AF_INET, kind), "0.0.0.0"  # noqa: S104  published means everywhere
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     return sock, "::"
 
@@ -108,7 +122,7 @@ class Listeners:
         self,
         takeover: Takeover,
         *,
-        holder: Callable[[int], Holder | None] = holder_of,
+        holder: Callable[[int, Protocol], Holder | None] = holder_of,
         sandbox: Callable[[], frozenset[str]] = sandbox_addresses,
     ) -> None:
         self._takeover = takeover
@@ -118,12 +132,10 @@ class Listeners:
 
     def open(self, port: Port, count: int) -> Opening:
         """Listen for a port with `count` sockets, by the way that is open on this node. Raises PortError."""
-        if port.protocol is not Protocol.TCP:
-            raise PortError(f"port {port} is not served: this version of meshlb balances TCP only")
         if self._takeover.mode == "always":
             return self._redirected(port, count, "every port is redirected (takeover: always)")
         try:
-            sockets = listening_sockets(port.published, count)
+            sockets = listening_sockets(port.published, count, port.protocol)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise PortError(explained(error, port)) from None
@@ -156,7 +168,7 @@ class Listeners:
 
     def _redirected(self, port: Port, count: int, why: str) -> Opening:
         try:
-            sockets = listening_sockets(0, count)
+            sockets = listening_sockets(0, count, port.protocol)
         except OSError as error:
             raise PortError(explained(error, port)) from None
         return self._accepted(port, sockets, _Served(sockets[0].getsockname()[1], why))
@@ -198,9 +210,12 @@ class Listeners:
         """The reason for a port that is in use by what we may take it from. Raises PortError for others."""
         if key(port) in self._takeover.docker_publishes():
             return "Swarm's own mesh holds it (chain DOCKER-INGRESS)"
-        if any(served.own == port.published for served in self._served.values()):
+        if any(
+            served.own == port.published and other.protocol is port.protocol
+            for other, served in self._served.items()
+        ):
             return "meshlb itself listens there for another port"
-        holder = self._holder(port.published)
+        holder = self._holder(port.published, port.protocol)
         if holder is None or not holder.is_docker or self._is_containers(holder):
             raise PortError(in_use(port, holder))
         return f"Docker holds it: {holder}"
@@ -226,7 +241,8 @@ def in_use(port: Port, holder: Holder | None) -> str:
     if holder is None:
         return (
             f"port {port} is in use by a process that cannot be seen from here: find it with "
-            f'"ss -ltnp sport = :{port.published}", or redirect past it with --takeover always'
+            f'"ss -l{port.protocol[0]}np sport = :{port.published}", '
+            "or redirect past it with --takeover always"
         )
     if holder.pid == os.getpid():
         return (

@@ -105,11 +105,11 @@ class Plane:
         self._table = table
         self._namespace.use(table.namespace)
         namespace_fd = self._namespace.duplicate()  # first: from here on nothing fails half-way
-        wanted = {entry.port: entry for entry in table.entries if entry.port.protocol is Protocol.TCP}
+        wanted = {entry.port: entry for entry in table.entries}
         gone = [self._served.pop(port) for port in list(self._served) if port not in wanted]
         dropped = self._update(wanted)
         for served in gone:
-            dropped |= {number: served.entry.policy.drain for _, number in served.backends.values()}
+            dropped |= dict.fromkeys(_numbers(served), _draining(served.entry))
         self._close(gone)
         self._end(dropped, table.absent)
         self._publish(namespace_fd)
@@ -184,14 +184,15 @@ class Plane:
                 self._listeners.close(port)
                 served.state, served.reason = PortState.FAILED, f"port {port}: the agent is stopping"
 
-    def _update(self, wanted: dict[Port, Entry]) -> dict[int, float]:
+    def _update(self, wanted: dict[Port, Entry]) -> dict[int, float | None]:
         """Has `_served` name what is wanted; backends that it no longer names, and how long they drain."""
-        dropped: dict[int, float] = {}
+        dropped: dict[int, float | None] = {}
         for port, entry in wanted.items():
             served = self._served.get(port)
             if served is None:
-                served = self._served[port] = _Served(entry, self._forwarder.add_port(port.published))
-            dropped |= dict.fromkeys(self._update_backends(served, entry), entry.policy.drain)
+                number = self._forwarder.add_port(port.published, port.protocol is Protocol.UDP)
+                served = self._served[port] = _Served(entry, number)
+            dropped |= dict.fromkeys(self._update_backends(served, entry), _draining(entry))
             self._drain(served)
         return dropped
 
@@ -203,11 +204,11 @@ class Plane:
                 self._draining[number] = seconds
                 self._forwarder.end_backend(number, round(seconds * 1000) or None)
 
-    def _end(self, dropped: dict[int, float], absent: BackendState) -> None:
+    def _end(self, dropped: dict[int, float | None], absent: BackendState) -> None:
         """Ends the connections of backends that are gone: at once where they are dead, else as they drain."""
         for backend, seconds in dropped.items():
             before = self._draining.pop(backend, 0)
-            if absent is BackendState.DOWN:
+            if absent is BackendState.DOWN or seconds is None:
                 self._forwarder.end_backend(backend, 0)
             elif seconds and not before:
                 self._forwarder.end_backend(backend, round(seconds * 1000))
@@ -280,14 +281,19 @@ class Plane:
             self._past = _total(self._past, _counters(counters))
 
     def _statuses(self) -> tuple[PortStatus, ...]:
-        return tuple(self._status(entry) for entry in self._table.entries)
+        return tuple(self._served[entry.port].status for entry in self._table.entries)
 
-    def _status(self, entry: Entry) -> PortStatus:
-        served = self._served.get(entry.port)
-        if served:
-            return served.status
-        reason = f"port {entry.port}: UDP is not served yet; publish it with mode=host"
-        return PortStatus(entry.port, entry.service, PortState.FAILED, reason)
+
+def _draining(entry: Entry) -> float | None:
+    """Seconds that connections of a backend may live when the table no longer has it.
+
+    None is at once: a client of UDP could go on for ever, and loses nothing by another backend.
+    """
+    return None if entry.port.protocol is Protocol.UDP else entry.policy.drain
+
+
+def _numbers(served: _Served) -> Iterable[int]:
+    return (number for _, number in served.backends.values())
 
 
 def _tiers(served: _Served) -> tuple[Members, Members]:

@@ -50,6 +50,8 @@ class Policy:
     deny: tuple[str, ...] = ()
     proxy_protocol: int = 0
     accept_proxy: tuple[str, ...] = ()
+    flow_timeout: float = 120  # UDP: silence that ends a conversation; one question and its answer go sooner
+    flows_per_source: int = 0  # UDP: of one client address at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,19 @@ KEYS: dict[str, Key] = {
         "who must send a PROXY header; from others one is refused",
         many=True,
         kind="networks",
+    ),
+    "flow-timeout": Key(
+        "flow_timeout",
+        _duration(1, _DAY),
+        "a duration from 1s to 24h",
+        "of UDP: the silence that ends a client's conversation (30s before it goes on after an answer)",
+    ),
+    "flows-per-source": Key(
+        "flows_per_source",
+        _limit(1_000_000),
+        "a number from 1 to 1000000, or none",
+        "of UDP: conversations of one client address at once (IPv6: /64)",
+        kind="number",
     ),
 }
 

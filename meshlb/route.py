@@ -34,6 +34,8 @@ class Route(NamedTuple):
     deny: bytes
     proxy_protocol: int
     accept_proxy: bytes
+    flow_timeout: int
+    flows_per_source: int
 
 
 def route(port: int, tiers: tuple[Members, Members], policy: Policy) -> Route:
@@ -59,6 +61,8 @@ def route(port: int, tiers: tuple[Members, Members], policy: Policy) -> Route:
         deny=packed(policy.deny),
         proxy_protocol=policy.proxy_protocol,
         accept_proxy=packed(policy.accept_proxy),
+        flow_timeout=_milliseconds(policy.flow_timeout),
+        flows_per_source=policy.flows_per_source,
     )
 
 

@@ -1,7 +1,7 @@
 """The lab's own image, made without a registry: `meshlb/whoami`, busybox with a web and an echo server.
 
-Port 8000 answers HTTP; the first line is the container's host name. Port 9000 (TCP) sends back what it is
-sent. Environment: PORT, ECHO_PORT, START_DELAY (seconds until it listens), STOP_DELAY (seconds that it serves
+Port 8000 answers HTTP; the first line is the container's host name. Port 9000 sends back what it is
+sent (over UDP, after the host name). Environment: PORT, ECHO_PORT, START_DELAY (seconds until it listens), STOP_DELAY (seconds that it serves
 on after SIGTERM; then it answers those whom it has accepted, and exits), NODE and TASK (said in the answer).
 The server is whoami.c where a C compiler is at hand; elsewhere busybox's httpd and nc, which are enough to
 look at but queue few connections and cut them at SIGTERM.

@@ -1,4 +1,5 @@
-/* The server in the lab's image: HTTP on PORT (8000) says which container answered, ECHO_PORT (9000) echoes.
+/* The server in the lab's image: HTTP on PORT (8000) says which container answered, ECHO_PORT (9000) echoes;
+ * of UDP its answers begin with the container's name and a new line.
  *
  * One epoll loop and a deep accept queue, so that under load it is never the server that fails. busybox's
  * httpd, which stands in for it where there is no C compiler, queues nine connections; the tenth waits a second.
@@ -20,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { HTTP_LISTENER, ECHO_LISTENER, HTTP, ECHO };
+enum kind { HTTP_LISTENER, ECHO_LISTENER, DATAGRAMS, HTTP, ECHO };
 
 /* `size` bytes wait in `data`: of a request that is not complete, or to be sent from `sent` on. */
 struct conn {
@@ -33,7 +34,7 @@ struct conn {
 
 static int epoll;
 static char identity[1024];
-static struct conn *listeners[2];
+static struct conn *listeners[3];
 static int waiting; /* connections that are owed an answer */
 static volatile sig_atomic_t stopping;
 
@@ -82,10 +83,10 @@ static void drop(struct conn *conn) {
     free(conn);
 }
 
-static int bound(int family, int port) {
+static int bound(int family, int type, int port) {
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
     struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
-    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0), on = 1, off = 0;
+    int fd = socket(family, type | SOCK_NONBLOCK, 0), on = 1, off = 0;
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -97,10 +98,11 @@ static int bound(int family, int port) {
 
 static struct conn *serve(const char *variable, int port, enum kind kind) {
     const char *text = getenv(variable);
-    int fd = bound(AF_INET6, text ? atoi(text) : port);
+    int type = kind == DATAGRAMS ? SOCK_DGRAM : SOCK_STREAM;
+    int fd = bound(AF_INET6, type, text ? atoi(text) : port);
     if (fd < 0) /* no IPv6 here */
-        fd = bound(AF_INET, text ? atoi(text) : port);
-    if (fd < 0 || listen(fd, 4096) < 0)
+        fd = bound(AF_INET, type, text ? atoi(text) : port);
+    if (fd < 0 || (kind != DATAGRAMS && listen(fd, 4096) < 0))
         perror("listen"), exit(1);
     return add(fd, kind);
 }
@@ -184,6 +186,19 @@ static void receive(struct conn *conn) {
         drop(conn);
 }
 
+static void reply(int fd) {
+    char data[65536];
+    struct sockaddr_in6 peer; /* the larger of the two */
+    socklen_t length = sizeof peer;
+    size_t name = strcspn(identity, "\n") + 1;
+    ssize_t count;
+    memcpy(data, identity, name);
+    while ((count = recvfrom(fd, data + name, sizeof data - name, 0, (struct sockaddr *)&peer, &length)) >= 0) {
+        sendto(fd, data, name + count, 0, (struct sockaddr *)&peer, length);
+        length = sizeof peer;
+    }
+}
+
 static void turn(int milliseconds) {
     struct epoll_event events[256];
     int count = epoll_wait(epoll, events, 256, milliseconds);
@@ -191,6 +206,8 @@ static void turn(int milliseconds) {
         struct conn *conn = events[i].data.ptr;
         if (conn->kind == HTTP_LISTENER || conn->kind == ECHO_LISTENER)
             welcome(conn);
+        else if (conn->kind == DATAGRAMS)
+            reply(conn->fd);
         else if (conn->sending)
             flush(conn);
         else
@@ -208,6 +225,7 @@ int main(void) {
     epoll = epoll_create1(0);
     listeners[0] = serve("PORT", 8000, HTTP_LISTENER);
     listeners[1] = serve("ECHO_PORT", 9000, ECHO_LISTENER);
+    listeners[2] = serve("ECHO_PORT", 9000, DATAGRAMS);
     while (!stopping)
         turn(1000); /* bounded: a signal may come just before the wait */
     const char *delay = getenv("STOP_DELAY");
@@ -215,6 +233,7 @@ int main(void) {
         turn(100);
     for (int i = 0; i < 2; i++)
         welcome(listeners[i]), drop(listeners[i]);
+    reply(listeners[2]->fd), drop(listeners[2]);
     for (int turns = 0; waiting && turns < 200; turns++)
         turn(10);
     return 0;

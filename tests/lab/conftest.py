@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from docker_cli import Serve, docker
 from waiting import eventually
 
 from meshlb.lab import Lab, Node, down, names, why_not
+from meshlb.lab.image import IMAGE
 
 PREFIX = "test-"  # then our pid, as several sessions may run at once, then what the test likes
 HEALTHZ = "http://127.0.0.1:9946/healthz"
@@ -101,6 +103,20 @@ def running_agents(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         codes = {name: agent.stop() for name, agent in agents.items()}
     assert codes == dict.fromkeys(agents, 0), {name: agent.said()[-4000:] for name, agent in agents.items()}
+
+
+@pytest.fixture
+def serve(lab: Lab) -> Iterator[Serve]:
+    """Creates services with plain docker; they are gone again after the test."""
+    names: list[str] = []
+
+    def create(name: str, *options: str, image: str = IMAGE) -> None:
+        names.append(name)
+        docker(lab, "service", "create", "--quiet", "--name", name, *options, image)
+
+    yield create
+    for name in names:
+        docker(lab, "service", "rm", name)
 
 
 @pytest.fixture

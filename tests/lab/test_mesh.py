@@ -8,39 +8,18 @@ import os
 import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from docker_cli import Serve, docker
 from load import EchoHold, Load
 from waiting import eventually
 
 from meshlb.lab import Lab, Node
-from meshlb.lab.image import IMAGE
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("agents"), pytest.mark.timeout(300)]
 
 CONCURRENCY = 4
-Serve = Callable[..., None]
-
-
-@pytest.fixture
-def serve(lab: Lab) -> Iterator[Serve]:
-    """Creates services with plain docker; they are gone again after the test."""
-    names: list[str] = []
-
-    def create(name: str, *options: str, image: str = IMAGE) -> None:
-        names.append(name)
-        docker(lab, "service", "create", "--quiet", "--name", name, *options, image)
-
-    yield create
-    for name in names:
-        docker(lab, "service", "rm", name)
-
-
-def docker(lab: Lab, *words: str) -> str:
-    """What docker says on the manager."""
-    return lab.nodes[0].run(["docker", *words], timeout=120).stdout
 
 
 def ask(address: str, port: int = 80) -> str:

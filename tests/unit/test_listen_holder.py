@@ -37,26 +37,26 @@ def fake_proc(root: Path, *processes: tuple[int, str, str, int]) -> Path:
 
 def test_only_listening_sockets_count(tmp_path: Path) -> None:
     proc = fake_proc(tmp_path)
-    assert listening_inodes(80, proc) == {111}
+    assert listening_inodes(80, proc=proc) == {111}
     (proc / "net/tcp6").write_text(TCP6)
-    assert listening_inodes(80, proc) == {111, 444}
-    assert listening_inodes(81, proc) == set()
+    assert listening_inodes(80, proc=proc) == {111, 444}
+    assert listening_inodes(81, proc=proc) == set()
 
 
 def test_the_process_that_has_the_socket_is_the_holder(tmp_path: Path) -> None:
     proc = fake_proc(tmp_path, (5, "curl", "curl x", 222), (6, "nginx", "nginx -g x", 111))
-    assert holder_of(80, proc) == Holder(6, "nginx", ("nginx", "-g", "x"))
-    assert str(holder_of(80, proc)) == "nginx (process 6)"
+    assert holder_of(80, proc=proc) == Holder(6, "nginx", ("nginx", "-g", "x"))
+    assert str(holder_of(80, proc=proc)) == "nginx (process 6)"
 
 
 def test_a_socket_of_a_hidden_process_has_no_holder(tmp_path: Path) -> None:
-    assert holder_of(80, fake_proc(tmp_path, (5, "curl", "curl x", 222))) is None
+    assert holder_of(80, proc=fake_proc(tmp_path, (5, "curl", "curl x", 222))) is None
 
 
 def test_dockers_processes_are_known(tmp_path: Path) -> None:
     command = "/usr/bin/docker-proxy -proto tcp -host-port 80 -container-ip 172.17.0.3 -container-port 80"
     proc = fake_proc(tmp_path, (6, "docker-proxy", command, 111), (7, "dockerd", "dockerd", 333))
-    proxy, daemon = holder_of(80, proc), holder_of(8080, proc)
+    proxy, daemon = holder_of(80, proc=proc), holder_of(8080, proc=proc)
     assert proxy is not None
     assert daemon is not None
     assert (proxy.is_docker, proxy.container) == (True, "172.17.0.3")

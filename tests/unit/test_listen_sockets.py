@@ -12,7 +12,7 @@ import pytest
 
 from meshlb import listen
 from meshlb.listen import Listeners, Sockets, explained, listening_sockets
-from meshlb.model import Port
+from meshlb.model import Port, Protocol
 from meshlb.takeover import Takeover
 
 
@@ -74,13 +74,8 @@ def test_accepted_sockets_inherit_what_connections_need() -> None:
     with opened() as sockets, socket.create_connection(("127.0.0.1", number_of(sockets))):
         (connection,) = accepted(sockets)
         with connection:
-            assert [connection.getsockopt(level, option) for level, option, _ in listen.OPTIONS] == [
-                1,
-                1,
-                60,
-                10,
-                6,
-            ]
+            inherited = [connection.getsockopt(level, option) for level, option, _ in listen.OPTIONS]
+            assert inherited == [1, 1, 1, 60, 10, 6]
 
 
 def test_listeners_neither_block_nor_leak_into_children() -> None:
@@ -108,16 +103,29 @@ def test_all_sockets_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[socket.socket] = []
     real = listen._bound
 
-    def third_fails(number: int, first: bool) -> socket.socket:
+    def third_fails(number: int, protocol: Protocol, first: bool) -> socket.socket:
         if len(made) == 2:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        made.append(real(number, first))
+        made.append(real(number, protocol, first))
         return made[-1]
 
     monkeypatch.setattr(listen, "_bound", third_fails)
     with pytest.raises(OSError, match="Too many open files"):
         listening_sockets(0, 3)
     assert [each.fileno() for each in made] == [-1, -1]
+
+
+def test_a_udp_port_is_shared_by_its_sockets_alone() -> None:
+    first, *others = listening_sockets(0, 3, Protocol.UDP)
+    number = first.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        for each in (first, *others):
+            stack.enter_context(each)
+        assert {each.getsockname()[1] for each in others} == {number}
+        with pytest.raises(OSError, match="in use"):
+            listening_sockets(number, 1, Protocol.UDP)
+        for each in listening_sockets(number, 1):  # the same number of TCP is another port
+            each.close()
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from meshlb.errors import PortError
 from meshlb.holder import Holder
-from meshlb.listen import Listeners, Opening
+from meshlb.listen import Listeners, Opening, key
 from meshlb.model import Port, PortState, Protocol
 from meshlb.nft import PublishedPort, Redirects
 from meshlb.takeover import Takeover
@@ -78,7 +79,7 @@ def opened() -> Iterator[Open]:
 
 
 def listeners_of(takeover: Takeover, holder: Holder | None = None, *sandbox: str) -> Listeners:
-    return Listeners(takeover, holder=lambda _: holder, sandbox=lambda: frozenset(sandbox))
+    return Listeners(takeover, holder=lambda *_: holder, sandbox=lambda: frozenset(sandbox))
 
 
 def own(opening: Opening) -> int:
@@ -161,9 +162,20 @@ def test_a_redirect_that_fails_fails_the_port(held: Port) -> None:
     assert listeners.recheck() == {}
 
 
-def test_udp_is_said_not_to_be_served(free: Port) -> None:
-    with pytest.raises(PortError, match="TCP only"):
-        listeners_of(FakeTakeover()).open(Port(free.published, 53, Protocol.UDP), 1)
+def test_the_same_number_of_tcp_and_udp_is_redirected_each_for_itself(free: Port, opened: Open) -> None:
+    takeover = FakeTakeover("always")
+    listeners = listeners_of(takeover)
+    both = [replace(free, protocol=protocol) for protocol in Protocol]
+    numbers = {key(port): own(opened(listeners, port)) for port in both}
+    assert takeover.redirects == numbers
+
+
+def test_what_docker_holds_of_udp_is_redirected(opened: Open) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind(("0.0.0.0", 0))
+        port = Port(held.getsockname()[1], 53, Protocol.UDP)
+        opening = opened(listeners_of(FakeTakeover(), DOCKERD), port)
+    assert opening.state is PortState.REDIRECTED
 
 
 def test_recheck_follows_dockers_rules(free: Port, opened: Open) -> None:
