@@ -1,10 +1,11 @@
 """The lab's own image, made without a registry: `meshlb/whoami`, busybox with a web and an echo server.
 
 Port 8000 answers HTTP; the first line is the container's host name. Port 9000 sends back what it is
-sent (over UDP, after the host name). Environment: PORT, ECHO_PORT, START_DELAY (seconds until it listens), STOP_DELAY (seconds that it serves
-on after SIGTERM; then it answers those whom it has accepted, and exits), NODE and TASK (said in the answer).
-The server is whoami.c where a C compiler is at hand; elsewhere busybox's httpd and nc, which are enough to
-look at but queue few connections and cut them at SIGTERM.
+sent (over UDP after the host name and a new line). Environment: PORT, ECHO_PORT, START_DELAY (seconds until
+it listens), STOP_DELAY (seconds that it serves on after SIGTERM; then it answers those whom it has accepted,
+and exits), NODE and TASK (said in the answer). The server is whoami.c where a C compiler is at hand;
+elsewhere busybox's httpd and nc, which are enough to look at but queue few connections, cut them at SIGTERM
+and do not answer UDP.
 """
 
 from __future__ import annotations
