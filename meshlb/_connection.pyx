@@ -1009,21 +1009,14 @@ cdef void _conn_uncount(conn_t *c) noexcept nogil:
 
 cdef void _close(conn_t *c, bint reset) noexcept nogil:
     if reset:
-        _reset(c.client.fd)
+        sys.reset_on_close(c.client.fd)
         if c.state == OPEN:
-            _reset(c.backend_end.fd)
+            sys.reset_on_close(c.backend_end.fd)
     if c.backend_end.fd < 0:
         sys.close(c.client.fd)
     else:
         sys.close_both(c.client.fd, c.backend_end.fd)
     c.client.fd = c.backend_end.fd = -1
-
-
-cdef void _reset(int fd) noexcept nogil:
-    """What it is closed with will be an RST."""
-    cdef sys.linger at_once
-    at_once.l_onoff, at_once.l_linger = 1, 0
-    sys.setsockopt(fd, sys.SOL_SOCKET, sys.SO_LINGER, &at_once, sizeof(at_once))
 
 
 cdef void _slot_dead(worker_t *w, conn_t *c) noexcept nogil:

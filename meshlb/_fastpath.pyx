@@ -260,6 +260,9 @@ cdef class Forwarder:
             self._fill_route(&table.routes[port.id], route)
             if route.rate_interval:
                 rate_prepare(port)
+            if port.datagrams:  # nobody could tell whether they are taken
+                table.routes[port.id].check_interval = 0
+            table.checks = table.checks or table.routes[port.id].check_interval != 0
             if route.flows_per_source:
                 flows_prepare(port)
         for i in range(self.backend_room):
@@ -280,6 +283,8 @@ cdef class Forwarder:
         to.queue, to.queue_timeout = route.queue, route.queue_timeout
         to.rate_interval, to.rate_burst = route.rate_interval, route.rate_burst
         to.flow_timeout, to.flows_per_source = route.flow_timeout, route.flows_per_source
+        to.check_interval, to.check_timeout = route.check_interval, route.check_timeout
+        to.check_rise, to.check_fall = route.check_rise, route.check_fall
         to.proxy_protocol = route.proxy_protocol
         to.source_prefix4, to.source_prefix6 = route.source_prefix
         networks_fill(&to.allow, route.allow)

@@ -56,12 +56,9 @@ cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     enum:
         AF_INET, AF_INET6, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK, SHUT_WR, SO_ERROR, SO_KEEPALIVE
-        SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
+        SO_OOBINLINE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
     struct sockaddr:
         unsigned short sa_family
-    struct linger:
-        int l_onoff
-        int l_linger
     struct iovec:
         void *iov_base
         size_t iov_len
@@ -148,7 +145,7 @@ cdef extern from "<netinet/udp.h>" nogil:
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
-        TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY
+        TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, TCP_QUICKACK
     struct tcp_info:
         uint32_t tcpi_rtt  # microseconds
         uint32_t tcpi_total_retrans
@@ -160,6 +157,7 @@ cdef extern from *:
     #include <stdlib.h>
     #include <linux/sockios.h>
     #include <sys/ioctl.h>
+    #include <sys/socket.h>
     #include <sys/syscall.h>
     #include <unistd.h>
 
@@ -188,6 +186,12 @@ cdef extern from *:
     static inline int at_mark(int fd) {
         int at = 0;
         return ioctl(fd, SIOCATMARK, &at) == 0 && at;
+    }
+
+    /* What the socket will be closed with is an RST. */
+    static inline void reset_on_close(int fd) {
+        struct linger at_once = {1, 0};
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     }
 
     /* Two descriptors in one call where they are neighbours, which those of a connection mostly are. */
@@ -234,6 +238,7 @@ cdef extern from *:
     int leading_zeros(uint64_t value) noexcept nogil  # not of 0
     int bits_set(uint64_t value) noexcept nogil
     bint at_mark(int fd) noexcept nogil
+    void reset_on_close(int fd) noexcept nogil
     void close_both(int one, int other) noexcept nogil
     uint32_t load_relaxed_uint "load_relaxed" (uint32_t *place) noexcept nogil
     void store_relaxed_uint "store_relaxed" (uint32_t *place, uint32_t value) noexcept nogil

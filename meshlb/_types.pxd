@@ -160,6 +160,7 @@ cdef struct route_t:
     networks_t deny
     networks_t accept_proxy
     uint32_t check_interval
+    uint32_t check_timeout
     uint16_t check_rise
     uint16_t check_fall
     uint32_t flow_timeout  # UDP
@@ -169,6 +170,7 @@ cdef struct table_t:
     uint64_t generation
     uint64_t namespace_id  # 0 is the one that the process started in
     int namespace_fd  # owned
+    bint checks  # some route wants active checks
     bint sweep  # some backend's connections are to end, now or at a time
     uint32_t ports
     route_t *routes  # by port id
@@ -190,7 +192,7 @@ cdef struct worker_t:
     timer_wheels timers
     void *streams  # _stream.streams_t: its TCP connections
     void *datagrams  # _flow.datagrams_t: its UDP flows
-    void *checks  # _check: the active checks that it runs
+    void *checks  # _check.checks_t: the active checks that it runs
     uint8_t unused[LINE]
     void *inbox  # shared
     uint64_t seen  # shared: the generation of the table in use

@@ -17,6 +17,7 @@ from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
 from meshlb cimport _linux as sys
+from meshlb._check cimport check_event, check_timer, checks_end, checks_free, checks_prepare, checks_sweep
 from meshlb._connection cimport (
     conn_event, conn_timer, conns_bury, conns_end, conns_run_queues, conns_run_ready, conns_sweep,
 )
@@ -28,8 +29,8 @@ from meshlb._listener cimport listener_event, listener_open, listeners_close, li
 from meshlb._stream cimport streams_of, streams_t
 from meshlb._timer cimport timer_due, timer_t, timers_advance, timers_start, timers_wait
 from meshlb._types cimport (
-    KIND_BACKEND, KIND_CLIENT, KIND_FLOW, KIND_INBOX, KIND_LISTENER, KIND_UDP_LISTENER, LINE, SCRATCH, event_data,
-    plane_t, port_t, table_t, worker_t,
+    KIND_BACKEND, KIND_CHECK, KIND_CLIENT, KIND_FLOW, KIND_INBOX, KIND_LISTENER, KIND_UDP_LISTENER, LINE, SCRATCH,
+    event_data, plane_t, port_t, table_t, worker_t,
 )
 
 cdef enum:
@@ -84,6 +85,8 @@ cdef void _fire(worker_t *w, timer_t *timer) noexcept nogil:
         conn_timer(w, timer)
     elif timer.kind == KIND_FLOW:
         flow_timer(w, timer)
+    elif timer.kind == KIND_CHECK:
+        check_timer(w, timer)
     # The queues' timer only had to wake us.
 
 
@@ -97,6 +100,8 @@ cdef void _dispatch(worker_t *w, uint64_t data, uint32_t events) noexcept nogil:
         flow_event(w, data, events)
     elif kind == KIND_UDP_LISTENER:
         receiver_event(w, data)
+    elif kind == KIND_CHECK:
+        check_event(w, data, events)
 
 
 cdef int _wait(worker_t *w) noexcept nogil:
@@ -126,6 +131,7 @@ cdef void _look_at_table(worker_t *w) noexcept nogil:
     w.table = table
     conns_sweep(w)
     flows_sweep(w)
+    checks_sweep(w)
     sys.store_release(&w.seen, table.generation)
 
 
@@ -135,6 +141,7 @@ cdef void _leave(worker_t *w) noexcept nogil:
     listeners_close(w, NULL, False)
     conns_end(w)
     datagrams_end(w)
+    checks_end(w)
 
 
 # -- The inbox
@@ -216,6 +223,7 @@ cdef int worker_start(plane_t *plane, worker_t *w, int index) except -1:
     w.scratch = <char *>lines(SCRATCH)
     w.streams = calloc(1, sizeof(streams_t))
     w.datagrams = calloc(1, sizeof(datagrams_t))
+    checks_prepare(w)
     if w.streams == NULL or w.datagrams == NULL:
         raise MemoryError
     streams_of(w).until_sample = 1
@@ -245,3 +253,4 @@ cdef void worker_free(worker_t *w) noexcept:
     free(w.scratch)
     free(w.streams)
     free(w.datagrams)
+    checks_free(w)

@@ -14,6 +14,7 @@ from typing import Any
 
 LABEL_PREFIX = "meshlb."
 BALANCERS = ("roundrobin", "leastconn", "p2c", "random", "source")  # the plane knows them by their index
+CHECKS = ("none", "tcp")
 LOCALITIES = ("none", "prefer", "strict")
 PROXY_PROTOCOLS = {"off": 0, "v1": 1, "v2": 2}
 ALL_OTHERS = 255  # retries: every other backend once
@@ -51,6 +52,10 @@ class Policy:
     proxy_protocol: int = 0
     accept_proxy: tuple[str, ...] = ()
     flow_timeout: float = 120  # UDP: silence that ends a conversation; one question and its answer go sooner
+    check: str = "none"
+    check_interval: float = 2
+    check_rise: int = 2  # successes in a row that bring a failing backend back
+    check_fall: int = 3
     flows_per_source: int = 0  # UDP: of one client address at once
 
 
@@ -264,6 +269,30 @@ KEYS: dict[str, Key] = {
         "who must send a PROXY header; from others one is refused",
         many=True,
         kind="networks",
+    ),
+    "check": Key(
+        "check",
+        _one_of(*CHECKS),
+        f"one of {', '.join(CHECKS)}",
+        "whether every node looks if backends accept connections",
+        kind="check",
+    ),
+    "check-interval": Key(
+        "check_interval", _duration(0.1, 3600), "a duration from 100ms to 1h", "from one look to the next"
+    ),
+    "check-rise": Key(
+        "check_rise",
+        _number(1, 100),
+        "a number from 1 to 100",
+        "good looks in a row that bring a backend back",
+        kind="number",
+    ),
+    "check-fall": Key(
+        "check_fall",
+        _number(1, 100),
+        "a number from 1 to 100",
+        "bad looks in a row after which a backend gets no new connections",
+        kind="number",
     ),
     "flow-timeout": Key(
         "flow_timeout",

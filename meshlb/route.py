@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from meshlb.policy import BALANCERS, Policy
 
+LONGEST_CHECK = 5.0  # seconds that a backend has to answer a check
 Members = tuple[tuple[int, int], ...]  # (id of a backend, its weight)
 
 
@@ -36,6 +37,10 @@ class Route(NamedTuple):
     accept_proxy: bytes
     flow_timeout: int
     flows_per_source: int
+    check_interval: int
+    check_timeout: int
+    check_rise: int
+    check_fall: int
 
 
 def route(port: int, tiers: tuple[Members, Members], policy: Policy) -> Route:
@@ -63,6 +68,10 @@ def route(port: int, tiers: tuple[Members, Members], policy: Policy) -> Route:
         accept_proxy=packed(policy.accept_proxy),
         flow_timeout=_milliseconds(policy.flow_timeout),
         flows_per_source=policy.flows_per_source,
+        check_interval=_milliseconds(policy.check_interval) if policy.check == "tcp" else 0,
+        check_timeout=_milliseconds(min(policy.check_interval, LONGEST_CHECK)),
+        check_rise=policy.check_rise,
+        check_fall=policy.check_fall,
     )
 
 
