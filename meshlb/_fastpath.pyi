@@ -1,28 +1,8 @@
 """The whole Python surface of the data plane. Its methods are for one control thread at a time."""
 
-from typing import TypeAlias, final
+from typing import final
 
 from meshlb.route import Route
-
-# (microseconds of all samples, samples by bucket)
-_HistogramNumbers: TypeAlias = tuple[int, tuple[int, ...]]
-# In the order of model.PortCounts and of the beginning of model.BackendCounts.
-_PortNumbers: TypeAlias = tuple[
-    int,
-    int,
-    int,
-    int,
-    int,
-    int,
-    int,
-    tuple[int, ...],
-    _HistogramNumbers,
-    _HistogramNumbers,
-    _HistogramNumbers,
-]
-_BackendNumbers: TypeAlias = tuple[
-    int, int, int, int, int, int, int, int, int, _HistogramNumbers, _HistogramNumbers, _HistogramNumbers
-]
 
 @final
 class Forwarder:
@@ -75,17 +55,14 @@ class Forwarder:
     def retire_backend(self, backend: int) -> None:
         """The table last published does not name the backend any more."""
 
-    def reap(self) -> tuple[list[tuple[int, _PortNumbers]], list[int]]:
-        """Frees what nobody refers to any more: ports with their last counters, and backends."""
+    def reap(self) -> tuple[list[tuple[int, bytearray]], list[int]]:
+        """Frees what nobody refers to any more: ports with their last row, and backends."""
 
-    def port_counters(self, port: int) -> _PortNumbers:
-        """The port's counters, summed over the workers."""
+    def port_rows(self, ports: list[int]) -> bytearray:
+        """A row for each port, its counters summed over the workers; `meshlb.counts` reads them."""
 
-    def backend_counters(self, backend: int) -> _BackendNumbers:
-        """The backend's counters, summed over the workers."""
-
-    def backend_standing(self, backend: int) -> tuple[int, int]:
-        """(connections now, 0 while nothing keeps new ones away from it)."""
+    def backend_rows(self, backends: list[int]) -> bytearray:
+        """A row for each backend, its counters summed over the workers, and how it stands."""
 
     def held(self) -> tuple[int, int]:
         """Ports and backends that have not been reaped."""

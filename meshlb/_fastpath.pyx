@@ -10,9 +10,9 @@ from libc.string cimport memcpy
 from meshlb cimport _linux as sys
 from meshlb._access cimport address16, flows_prepare, networks_fill, rate_prepare
 from meshlb._balance cimport backend_key, balancer_numbered, tier_fill
+from meshlb._counts cimport backend_row_t, backend_sum, port_row_t, port_sum
 from meshlb._types cimport (
-    BUCKETS, REFUSALS, TIERS, backend_counters, backend_t, histogram_t, plane_t, port_counters, port_t,
-    route_t, table_t, tier_t, worker_t,
+    TIERS, backend_counters, backend_t, plane_t, port_counters, port_t, route_t, table_t, tier_t, worker_t,
 )
 from meshlb._worker cimport lines, worker_free, worker_listen, worker_serve, worker_start, worker_unlisten, worker_wake
 
@@ -154,7 +154,7 @@ cdef class Forwarder:
         self._reap_tables(seen)
         for i in range(self.port_room):
             if self.ports[i] != NULL and self._port_over(self.ports[i], seen):
-                ports.append((i, self.port_counters(i)))
+                ports.append((i, self.port_rows([i])))
                 _port_free(self.ports[i])
                 self.ports[i] = NULL
                 self.free_ports.append(i)
@@ -166,35 +166,23 @@ cdef class Forwarder:
         self.free_backends += backends
         return ports, backends
 
-    def port_counters(self, uint32_t port):
-        cdef port_counters *rows = self._port(port).counters
-        cdef port_counters total
-        total.closed = 0
-        for i in range(self.plane.workers):  # before accepted: never more closed than accepted
-            total.closed += sys.load_acquire(&rows[i].closed)
-        _port_sum(&total, rows, self.plane.workers)
-        refused = tuple([total.refused[i] for i in range(<int>REFUSALS)])
-        return (
-            total.accepted, total.closed, total.failovers, total.waited, total.received, total.sent, total.dropped,
-            refused, _histogram(&total.connect), _histogram(&total.first_byte), _histogram(&total.duration),
-        )
+    def port_rows(self, list ports):
+        cdef bytearray rows = bytearray(len(ports) * sizeof(port_row_t))
+        cdef port_row_t *row = <port_row_t *><char *>rows
+        cdef uint32_t id
+        for id in ports:
+            port_sum(row, self._port(id), self.plane.workers)
+            row += 1
+        return rows
 
-    def backend_counters(self, uint32_t backend):
-        cdef backend_counters *rows = self._backend(backend).counters
-        cdef backend_counters total
-        total.ended = 0
-        for i in range(self.plane.workers):
-            total.ended += sys.load_acquire(&rows[i].ended)
-        _backend_sum(&total, rows, self.plane.workers)
-        return (
-            total.chosen, total.ended, total.connected, total.failed, total.received, total.sent, total.sampled,
-            total.rtt, total.retransmitted, _histogram(&total.connect), _histogram(&total.first_byte),
-            _histogram(&total.duration),
-        )
-
-    def backend_standing(self, uint32_t backend):
-        cdef backend_t *of = self._backend(backend)
-        return sys.load_relaxed_uint(&of.active), sys.load_relaxed_uint(&of.standing)
+    def backend_rows(self, list backends):
+        cdef bytearray rows = bytearray(len(backends) * sizeof(backend_row_t))
+        cdef backend_row_t *row = <backend_row_t *><char *>rows
+        cdef uint32_t id
+        for id in backends:
+            backend_sum(row, self._backend(id), self.plane.workers)
+            row += 1
+        return rows
 
     def held(self):
         cdef uint32_t i
@@ -395,52 +383,6 @@ cdef uint64_t _milliseconds() noexcept:
     cdef sys.timespec now
     sys.clock_gettime(sys.CLOCK_MONOTONIC, &now)
     return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
-
-
-cdef void _sum(uint64_t *total, const uint64_t *counters, int count, size_t row, int rows) noexcept:
-    """Each of `count` counters over all rows, which are `row` bytes apart."""
-    cdef int i, number
-    for i in range(count):
-        total[i] = 0
-        for number in range(rows):
-            total[i] += sys.load_relaxed(<uint64_t *>(<const char *>&counters[i] + number * row))
-
-
-cdef void _sum_histogram(histogram_t *total, const histogram_t *first, size_t row, int rows) noexcept:
-    cdef const histogram_t *of
-    cdef int i, number
-    _sum(&total.total, &first.total, 1, row, rows)
-    for i in range(<int>BUCKETS):
-        total.buckets[i] = 0
-        for number in range(rows):
-            of = <const histogram_t *>(<const char *>first + number * row)
-            total.buckets[i] += sys.load_relaxed_uint(<uint32_t *>&of.buckets[i])
-
-
-cdef void _port_sum(port_counters *total, const port_counters *rows, int count) noexcept:
-    """All but `closed`, which is read before them."""
-    cdef size_t row = sizeof(port_counters)
-    _sum(&total.accepted, &rows.accepted, 1, row, count)
-    _sum(&total.failovers, &rows.failovers, 5, row, count)  # to `dropped`
-    _sum(total.refused, rows.refused, <int>REFUSALS, row, count)
-    _sum_histogram(&total.connect, &rows.connect, row, count)
-    _sum_histogram(&total.first_byte, &rows.first_byte, row, count)
-    _sum_histogram(&total.duration, &rows.duration, row, count)
-
-
-cdef void _backend_sum(backend_counters *total, const backend_counters *rows, int count) noexcept:
-    """All but `ended`, which is read before them."""
-    cdef size_t row = sizeof(backend_counters)
-    _sum(&total.chosen, &rows.chosen, 1, row, count)
-    _sum(&total.connected, &rows.connected, 7, row, count)  # to `retransmitted`
-    _sum_histogram(&total.connect, &rows.connect, row, count)
-    _sum_histogram(&total.first_byte, &rows.first_byte, row, count)
-    _sum_histogram(&total.duration, &rows.duration, row, count)
-
-
-cdef tuple _histogram(const histogram_t *of):
-    """(microseconds of all samples, samples by bucket)."""
-    return of.total, tuple([of.buckets[i] for i in range(<int>BUCKETS)])
 
 
 cdef void _table_free(table_t *table) noexcept:

@@ -13,25 +13,21 @@ from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
 from meshlb._fastpath import Forwarder, enter_namespace
+from meshlb.counts import Statistics, totals
 from meshlb.errors import PortError
 from meshlb.model import (
-    BackendCounts,
     BackendState,
     Counters,
-    Histogram,
     Port,
-    PortCounts,
     PortState,
     PortStatus,
     Protocol,
-    Refused,
 )
 from meshlb.namespace import Namespace
 from meshlb.route import Members, route
 from meshlb.table import Backend, Entry, Table
 
 if TYPE_CHECKING:
-    from meshlb._fastpath import _PortNumbers
     from meshlb.listen import Opening
 
 _Key = tuple[str, str, int]
@@ -135,25 +131,17 @@ class Plane:
     def counters(self) -> Counters:
         """Totals of all ports since the start, those that have gone included."""
         ports = [served.port_id for served in self._served.values()] + list(self._leaving)
-        return _total(self._past, *(_counters(self._forwarder.port_counters(port)) for port in ports))
+        return _total(self._past, totals(self._forwarder.port_rows(ports)))
 
-    def port_counts(self, port: Port) -> PortCounts:
-        """What has been counted of a port that is served; KeyError for others."""
-        numbers = self._forwarder.port_counters(self._served[port].port_id)
-        connect, first_byte, duration = (Histogram(*of) for of in numbers[8:])
-        return PortCounts(*numbers[:7], Refused(*numbers[7]), connect, first_byte, duration)
-
-    def backend_counts(self, port: Port) -> dict[Backend, BackendCounts]:
-        """What has been counted of each backend of a port that is served; KeyError for others."""
-        return {
-            backend: self._backend_counts(number) for backend, number in self._served[port].backends.values()
-        }
-
-    def _backend_counts(self, number: int) -> BackendCounts:
-        numbers = self._forwarder.backend_counters(number)
-        connect, first_byte, duration = (Histogram(*of) for of in numbers[9:])
-        active, standing = self._forwarder.backend_standing(number)
-        return BackendCounts(*numbers[:9], connect, first_byte, duration, active, standing != 0)
+    def statistics(self) -> Statistics:
+        """What has been counted of every port that is served, and of its backends."""
+        served = self._served.values()
+        return Statistics(
+            tuple(self._served),
+            self._forwarder.port_rows([each.port_id for each in served]),
+            tuple((each.entry.port, backend) for each in served for backend, _ in each.backends.values()),
+            self._forwarder.backend_rows([number for each in served for number in _numbers(each)]),
+        )
 
     def close_listeners(self) -> None:
         """Accepts what has completed its handshake, then nothing more; established connections go on."""
@@ -276,9 +264,9 @@ class Plane:
 
     def _reap(self) -> None:
         ports, _ = self._forwarder.reap()
-        for port, counters in ports:
+        for port, row in ports:
             self._leaving.discard(port)
-            self._past = _total(self._past, _counters(counters))
+            self._past = _total(self._past, totals(row))
 
     def _statuses(self) -> tuple[PortStatus, ...]:
         return tuple(self._served[entry.port].status for entry in self._table.entries)
@@ -318,11 +306,6 @@ def _client_limit() -> int:
     """The descriptor from which on no client is accepted."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return max(limit - _RESERVED, limit // 2)
-
-
-def _counters(numbers: _PortNumbers) -> Counters:
-    accepted, closed, failovers, _, received, sent, _, refused = numbers[:8]
-    return Counters(accepted, closed, sum(refused), failovers, received, sent)
 
 
 def _total(*counters: Counters) -> Counters:

@@ -17,7 +17,7 @@ CHECKED = Policy(check="tcp", check_interval=0.1)
 
 
 def counts(mesh: Mesh, of: Backend) -> BackendCounts:
-    return mesh.plane.backend_counts(mesh.port)[of]
+    return mesh.backend_counts()[of]
 
 
 def await_failing(mesh: Mesh, of: Backend, failing: bool = True) -> None:
@@ -113,7 +113,7 @@ def test_datagrams_are_not_checked(mesh: Mesh) -> None:
         await_failing(mesh, down)
         with client(port.published) as sock:
             assert ask(sock, b"?") == b"?"
-        (of_udp,) = mesh.plane.backend_counts(port).values()
+        (of_udp,) = mesh.backend_counts(port).values()
         assert not of_udp.aside
     finally:
         server.close()

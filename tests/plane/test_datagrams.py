@@ -40,7 +40,7 @@ class UdpMesh:
 
     @property
     def counts(self) -> PortCounts:
-        return self.mesh.plane.port_counts(self.port)
+        return self.mesh.port_counts(self.port)
 
     @property
     def open(self) -> int:
@@ -305,7 +305,7 @@ def test_bytes_are_counted(udp: UdpMesh, udp_server: MakeServer) -> None:
         ask(sock, b"12345")
         sock.recv(100)
     assert (udp.counts.received, udp.counts.sent) == (5, 10)
-    ((_, backend),) = udp.mesh.plane.backend_counts(udp.port).items()
+    ((_, backend),) = udp.mesh.backend_counts(udp.port).items()
     assert (backend.received, backend.sent, backend.active, backend.connected) == (5, 10, 1, 1)
 
 

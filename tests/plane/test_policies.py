@@ -34,7 +34,7 @@ def ask(mesh: Mesh, say: bytes = b"who") -> bytes:
 
 
 def counts(mesh: Mesh) -> PortCounts:
-    return mesh.plane.port_counts(mesh.port)
+    return mesh.port_counts()
 
 
 def was_reset(client: socket.socket) -> bool:
@@ -141,8 +141,8 @@ def test_a_failing_backend_is_set_aside_and_comes_back(mesh: Mesh, server: MakeS
     mesh.serve(backend(port), good.backend)
     for _ in range(40):
         assert ask(mesh) == b"good"
-    standing = {of.port: of for of in mesh.plane.backend_counts(mesh.port)}
-    failing = mesh.plane.backend_counts(mesh.port)[standing[port]]
+    standing = {of.port: of for of in mesh.backend_counts()}
+    failing = mesh.backend_counts()[standing[port]]
     assert failing.aside
     assert failing.failed < 15, "three failures, and then a probe now and then"
     with socket.create_server(("127.0.0.1", port)) as listener:
@@ -169,7 +169,7 @@ def test_when_all_fail_all_are_tried(mesh: Mesh) -> None:
     for _ in range(10):
         assert turned_away(mesh)
     assert counts(mesh).refused.no_backend == 10
-    assert all(of.failed == 10 for of in mesh.plane.backend_counts(mesh.port).values())
+    assert all(of.failed == 10 for of in mesh.backend_counts().values())
 
 
 def test_retries_are_bounded(mesh: Mesh) -> None:
@@ -250,7 +250,7 @@ def test_a_backend_takes_no_more_than_its_limit(mesh: Mesh, server: MakeServer) 
     policy = Policy(max_conn_backend=2, queue=8, queue_timeout=30)
     mesh.serve(server(echo).backend, server(echo).backend, policy=policy)
     open_ones = [served(mesh) for _ in range(4)]
-    assert [of.active for of in mesh.plane.backend_counts(mesh.port).values()] == [2, 2]
+    assert [of.active for of in mesh.backend_counts().values()] == [2, 2]
     late = [mesh.connect() for _ in range(4)]
     for client in late:
         client.sendall(b"y")
@@ -468,7 +468,7 @@ def test_times_are_counted(mesh: Mesh, server: MakeServer) -> None:
         served(mesh).close()
     eventually(lambda: mesh.counters().open == 0, timeout=30, what="the connections to end")
     port = counts(mesh)
-    (of_backend,) = mesh.plane.backend_counts(mesh.port).values()
+    (of_backend,) = mesh.backend_counts().values()
     for histogram in (port.connect, port.first_byte, port.duration, of_backend.connect, of_backend.duration):
         assert sum(histogram.buckets) == 5
     assert of_backend.sampled >= 1

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from waiting import eventually
 
 from meshlb.listen import Listeners
-from meshlb.model import BackendState, Counters, Port, PortStatus
+from meshlb.model import BackendCounts, BackendState, Counters, Port, PortCounts, PortStatus
 from meshlb.plane import Plane
 from meshlb.policy import Policy
 from meshlb.table import Backend, Entry, Table
@@ -117,6 +117,15 @@ class Mesh:
 
     def connect(self, timeout: float = 30, address: str = "127.0.0.1") -> socket.socket:
         return socket.create_connection((address, self.port.published), timeout)
+
+    def port_counts(self, port: Port | None = None) -> PortCounts:
+        return dict(self.plane.statistics().of_ports())[port or self.port]
+
+    def backend_counts(self, port: Port | None = None) -> dict[Backend, BackendCounts]:
+        wanted = port or self.port
+        return {
+            backend: counts for of, backend, counts in self.plane.statistics().of_backends() if of == wanted
+        }
 
     def counters(self) -> Counters:
         return self.plane.counters()

@@ -1,0 +1,86 @@
+"""What the workers have counted: the rows of `_counts.pxd`, decoded when somebody looks at them.
+
+A node with 200 ports of 50 backends has a million numbers. Reading them costs two milliseconds as long as no
+Python object is made of each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from meshlb.model import BackendCounts, Counters, Histogram, Port, PortCounts, Refused
+from meshlb.table import Backend
+
+_HISTOGRAM = "Q24I"
+_PORT = struct.Struct("=13Q" + 3 * _HISTOGRAM)
+_BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
+_TOTALS = struct.Struct("=13Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """All that was counted, at one time. `ports` and `backends` are in the order of their rows."""
+
+    ports: tuple[Port, ...]
+    port_rows: bytearray
+    backends: tuple[tuple[Port, Backend], ...]
+    backend_rows: bytearray
+
+    def of_ports(self) -> Iterator[tuple[Port, PortCounts]]:
+        """Every port with what was counted of it."""
+        rows = _PORT.iter_unpack(self.port_rows)
+        return ((port, _port_counts(row)) for port, row in zip(self.ports, rows, strict=True))
+
+    def of_backends(self) -> Iterator[tuple[Port, Backend, BackendCounts]]:
+        """Every backend with its port and what was counted of it."""
+        rows = _BACKEND.iter_unpack(self.backend_rows)
+        return ((*of, _backend_counts(row)) for of, row in zip(self.backends, rows, strict=True))
+
+
+def totals(port_rows: bytearray) -> Counters:
+    """The sum of ports' rows."""
+    sums = [0] * 13
+    for at in range(0, len(port_rows), _PORT.size):
+        sums = [one + other for one, other in zip(sums, _TOTALS.unpack_from(port_rows, at), strict=True)]
+    accepted, closed, failovers, _, received, sent, _, *refused = sums
+    return Counters(accepted, closed, sum(refused), failovers, received, sent)
+
+
+def _port_counts(row: tuple[int, ...]) -> PortCounts:
+    accepted, closed, failovers, waited, received, sent, dropped, *refused = row[:13]
+    return PortCounts(
+        accepted,
+        closed,
+        failovers,
+        waited,
+        received,
+        sent,
+        dropped,
+        Refused(*refused),
+        *_histograms(row[13:]),
+    )
+
+
+def _backend_counts(row: tuple[int, ...]) -> BackendCounts:
+    chosen, ended, connected, failed, received, sent, sampled, rtt, retransmitted, active, standing = row[:11]
+    return BackendCounts(
+        chosen,
+        ended,
+        connected,
+        failed,
+        received,
+        sent,
+        sampled,
+        rtt,
+        retransmitted,
+        *_histograms(row[11:]),
+        active,
+        standing != 0,
+    )
+
+
+def _histograms(numbers: tuple[int, ...]) -> tuple[Histogram, Histogram, Histogram]:
+    connect, first_byte, duration = (Histogram(numbers[at], numbers[at + 1 : at + 25]) for at in (0, 25, 50))
+    return connect, first_byte, duration

@@ -1,0 +1,63 @@
+"""Reading what was counted: all of a large table at once, and cheaply."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+from mesh import MakeServer, Mesh, backend, echo
+from waiting import eventually
+
+from meshlb.model import Port
+from meshlb.policy import Policy
+from meshlb.table import Entry, Table
+
+PORTS, BACKENDS = 200, 50
+
+
+def large() -> Table:
+    backends = [backend(1 + number, "127.0.0.9") for number in range(BACKENDS)]
+    return Table(
+        tuple(Entry(Port(20_000 + number, 80), "web", Policy(), tuple(backends)) for number in range(PORTS))
+    )
+
+
+def cpu_of(call: Callable[[], object]) -> float:
+    """Seconds of this thread's, the best of five."""
+
+    def once() -> float:
+        begun = time.thread_time()
+        call()
+        return time.thread_time() - begun
+
+    return min(once() for _ in range(5))
+
+
+def test_reading_all_makes_no_object_of_each_number(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh.plane, "_open_closed", lambda: None)  # 200 ports would need 400 sockets
+    mesh.plane.apply(large())
+    reading = cpu_of(mesh.plane.statistics)
+    statistics = mesh.plane.statistics()
+    decoding = cpu_of(lambda: list(statistics.of_backends()))
+    assert len(statistics.backends) == PORTS * BACKENDS
+    assert reading < decoding / 4, (reading, decoding)
+
+
+def test_every_row_is_its_own_backends(mesh: Mesh, server: MakeServer) -> None:
+    servers = [server(echo) for _ in range(3)]
+    mesh.serve(*(each.backend for each in servers))
+    for number in range(6):
+        with mesh.connect() as client:
+            client.sendall(b"x" * (1 + number % 3))
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(10):
+                pass
+    eventually(lambda: mesh.counters().open == 0, timeout=10, what="all to be closed")
+    counts = mesh.backend_counts()
+    assert [counts[each.backend].connected for each in servers] == [2, 2, 2]
+    assert sorted(of.received for of in counts.values()) == [2, 4, 6]
+    assert all(sum(of.duration.buckets) == 2 and of.active == 0 for of in counts.values())
+    of_port = mesh.port_counts()
+    assert (of_port.accepted, of_port.received, sum(of_port.duration.buckets)) == (6, 12, 6)
