@@ -194,8 +194,8 @@ cdef ssize_t _write(
     """Bytes written, 0 when the sink takes none now, -1 when it is broken."""
     cdef ssize_t written
     _prompt(sink)
-    if source.flags & FINISHED:
-        flags |= sys.MSG_MORE  # the FIN then leaves in the segment of the last bytes
+    if source.flags & (FINISHED | BROKEN | DOOMED) == FINISHED:
+        flags |= sys.MSG_MORE  # the FIN then leaves in the segment of the last bytes; a reset would forget them
     written = sys.send(sink.fd, data, size, sys.MSG_NOSIGNAL | flags)
     if written < 0:
         return 0 if _takes_none_now(c, sink) else -1
