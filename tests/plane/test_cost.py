@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
 import signal
 import socket
 import subprocess
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mesh import Handler, MakeServer, exactly
-from plane_process import PlaneProcess, raise_limit
+from plane_process import PlaneProcess, exchange, quiet_echo, raise_limit
 from waiting import eventually
 
 CONNECTIONS = 200
@@ -90,48 +88,6 @@ def ask_often(plane: PlaneProcess, handle: Handler) -> None:
     eventually(lambda: plane.look()["open"] == 0, timeout=30, what="the connections to end")
 
 
-@contextlib.contextmanager
-def quiet_echo() -> Iterator[int]:
-    """A server for thousands of idle connections, in one thread; its port."""
-    with (
-        socket.create_server(("127.0.0.1", 0), backlog=4096) as listener,
-        selectors.DefaultSelector() as ready,
-    ):
-        ready.register(listener, selectors.EVENT_READ)
-        stop = threading.Event()
-        thread = threading.Thread(target=serve_quietly, args=(listener, ready, stop))
-        thread.start()
-        yield listener.getsockname()[1]
-        stop.set()
-        thread.join()
-
-
-def serve_quietly(listener: socket.socket, ready: selectors.BaseSelector, stop: threading.Event) -> None:
-    while not stop.is_set():
-        for key, _ in ready.select(0.1):
-            if key.fileobj is listener:
-                ready.register(listener.accept()[0], selectors.EVENT_READ)
-                continue
-            connection = key.fileobj
-            assert isinstance(connection, socket.socket)
-            if not echoed(connection):
-                ready.unregister(connection)
-                connection.close()
-    for key in list(ready.get_map().values()):
-        if isinstance(key.fileobj, socket.socket) and key.fileobj is not listener:
-            key.fileobj.close()
-
-
-def echoed(connection: socket.socket) -> bool:
-    """Whether there was something to echo, and not the end."""
-    try:
-        data = connection.recv(1024)
-        connection.sendall(data)
-    except (BrokenPipeError, ConnectionResetError):
-        return False
-    return bool(data)
-
-
 @pytest.mark.slow
 def test_an_idle_connection_takes_little_memory() -> None:
     raise_limit()
@@ -149,11 +105,3 @@ def test_an_idle_connection_takes_little_memory() -> None:
     each = (after["memory"] - before) / IDLE
     print(f"{each:.0f} bytes for each idle connection")
     assert each <= 256
-
-
-def exchange(port: int) -> socket.socket:
-    """A connection that has said something and was answered."""
-    client = socket.create_connection(("127.0.0.1", port), 30)
-    client.sendall(b"x" * 64)
-    assert len(exactly(client, 64)) == 64
-    return client

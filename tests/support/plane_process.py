@@ -6,20 +6,25 @@ bytes of memory that are its own and the number of open connections.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
+import selectors
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mesh import Mesh, backend
+from mesh import Mesh, backend, exactly
 
 
-def raise_limit() -> None:
-    """As the agent does when it starts."""
+def raise_limit(descriptors: int = 0) -> None:
+    """As the agent does when it starts; or to less."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors or hard, hard))
 
 
 def own_memory() -> int:
@@ -31,7 +36,7 @@ def own_memory() -> int:
 
 
 def main() -> None:
-    raise_limit()
+    raise_limit(int(sys.argv[2]))
     mesh = Mesh()
     mesh.serve(backend(int(sys.argv[1])))
     print(mesh.port.published, flush=True)
@@ -43,8 +48,8 @@ def main() -> None:
 class PlaneProcess:
     """The same, from outside."""
 
-    def __init__(self, backend_port: int) -> None:
-        command = [sys.executable, __file__, str(backend_port)]
+    def __init__(self, backend_port: int, descriptors: int = 0) -> None:
+        command = [sys.executable, __file__, str(backend_port), str(descriptors)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         self.port = int(self._line())
@@ -64,6 +69,58 @@ class PlaneProcess:
         """Ends it; it has to end well."""
         self._process.communicate()
         assert self._process.returncode == 0
+
+
+@contextlib.contextmanager
+def quiet_echo() -> Iterator[int]:
+    """A server for thousands of idle connections, in one thread; its port."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=4096) as listener,
+        selectors.DefaultSelector() as ready,
+    ):
+        ready.register(listener, selectors.EVENT_READ)
+        stop = threading.Event()
+        thread = threading.Thread(target=serve_quietly, args=(listener, ready, stop))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stop.set()
+            thread.join()
+
+
+def serve_quietly(listener: socket.socket, ready: selectors.BaseSelector, stop: threading.Event) -> None:
+    while not stop.is_set():
+        for key, _ in ready.select(0.1):
+            if key.fileobj is listener:
+                ready.register(listener.accept()[0], selectors.EVENT_READ)
+                continue
+            connection = key.fileobj
+            assert isinstance(connection, socket.socket)
+            if not echoed(connection):
+                ready.unregister(connection)
+                connection.close()
+    for key in list(ready.get_map().values()):
+        if isinstance(key.fileobj, socket.socket) and key.fileobj is not listener:
+            key.fileobj.close()
+
+
+def echoed(connection: socket.socket) -> bool:
+    """Whether there was something to echo, and not the end."""
+    try:
+        data = connection.recv(1024)
+        connection.sendall(data)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return bool(data)
+
+
+def exchange(port: int, address: str = "127.0.0.1") -> socket.socket:
+    """A connection that has said something and was answered."""
+    client = socket.create_connection((address, port), 30)
+    client.sendall(b"x" * 64)
+    assert len(exactly(client, 64)) == 64
+    return client
 
 
 if __name__ == "__main__":
