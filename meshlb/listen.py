@@ -100,7 +100,7 @@ def listening_sockets(
 
 
 def _bound(number: int, protocol: Protocol, address: str, first: bool) -> socket.socket:
-    sock, where = _socket(protocol, address)
+    sock, where = _socket_at(protocol, address) if address else _socket(protocol)
     try:
         sock.setblocking(False)
         for option in _options(sock, protocol):
@@ -117,7 +117,7 @@ def _bound(number: int, protocol: Protocol, address: str, first: bool) -> socket
 
 def _free_number(protocol: Protocol) -> int:
     """A port that nobody has on any address, by the kernel's choice."""
-    sock, anywhere = _socket(protocol, "")
+    sock, anywhere = _socket(protocol)
     with sock:
         sock.bind((anywhere, 0))
         return int(sock.getsockname()[1])
@@ -130,14 +130,9 @@ def _options(sock: socket.socket, protocol: Protocol) -> tuple[Option, ...]:
     return UDP_OPTIONS + (UDP6_OPTIONS if sock.family is socket.AF_INET6 else UDP4_OPTIONS)
 
 
-def _socket(protocol: Protocol, address: str) -> tuple[socket.socket, str]:
-    """A socket for an address, and what to bind; without one for both families.
-
-    Where the kernel has no IPv6 that is IPv4 alone.
-    """
-    kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
-    if address:
-        return _socket_at(kind, address), address
+def _socket(protocol: Protocol) -> tuple[socket.socket, str]:
+    """A socket for both families, or for IPv4 alone where the kernel has no IPv6, and its anywhere."""
+    kind = _kind(protocol)
     try:
         sock = socket.socket(socket.AF_INET6, kind)
     except OSError as error:
@@ -148,13 +143,17 @@ def _socket(protocol: Protocol, address: str) -> tuple[socket.socket, str]:
     return sock, "::"
 
 
-def _socket_at(kind: socket.SocketKind, address: str) -> socket.socket:
+def _socket_at(protocol: Protocol, address: str) -> tuple[socket.socket, str]:
     is_ipv4 = ipaddress.ip_address(address).version == 4
-    sock = socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, kind)
+    sock = socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, _kind(protocol))
     if not is_ipv4:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.setsockopt(*FREEBIND)
-    return sock
+    return sock, address
+
+
+def _kind(protocol: Protocol) -> socket.SocketKind:
+    return socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
 
 
 class Listeners:
