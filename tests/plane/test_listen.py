@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from datagrams import UdpServer, ask
@@ -43,6 +45,15 @@ def test_only_its_addresses_are_served_by_all_workers(mesh: Mesh, server: MakeSe
     for _ in range(20):  # so that each worker's socket has its turn
         assert answering(mesh, "127.0.0.1", "127.0.0.2", "::1", "127.0.0.3") == [True, True, True, False]
     assert mesh.counters().accepted == 60
+
+
+def test_each_worker_has_a_socket_of_each_address() -> None:
+    given: list[tuple[int, int]] = []
+    forwarder = SimpleNamespace(listen=lambda worker, port, fd: given.append((worker, fd)))
+    plane = cast(Plane, SimpleNamespace(_forwarder=forwarder, workers=2))
+    sockets = [SimpleNamespace(detach=lambda fd=fd: fd) for fd in range(4)]  # of two addresses
+    Plane._listen(plane, cast(Any, SimpleNamespace(port_id=0)), cast(Any, tuple(sockets)))
+    assert given == [(0, 0), (1, 1), (0, 2), (1, 3)]
 
 
 def test_another_process_may_have_the_port_elsewhere(mesh: Mesh, server: MakeServer) -> None:
