@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import json
 import os
 import socket
@@ -142,6 +143,25 @@ def _await_shares(lab: Lab, shares: dict[str, int]) -> None:
 
     for node in lab.nodes:
         eventually(lambda: seen(node) == shares, timeout=30, what=f"{node.name} to share as {shares}")  # noqa: B023
+
+
+def test_a_port_may_be_for_some_addresses_of_each_node(lab: Lab, serve: Serve) -> None:
+    """One label for all nodes; elsewhere it is as if the port was not published."""
+    network = ipaddress.ip_network(f"{lab.nodes[0].address}/16", strict=False)
+    serve("whoami", "--publish", "80:8000", "--label", f"meshlb.listen={network}")
+    await_containers(lab, 1)
+    for node in lab.nodes:
+        assert status(node)["problems"] == []
+        refused = node.run(["curl", "-s", "http://127.0.0.1/"], check=False).returncode
+        assert refused == 7, "curl could connect to an address that the port is not for"
+    docker(lab, "service", "update", "--quiet", "--label-rm", "meshlb.listen", "whoami")
+    for node in lab.nodes:
+        command = ["curl", "-s", "http://127.0.0.1/"]
+        eventually(
+            lambda: node.run(command, check=False).returncode == 0,  # noqa: B023
+            timeout=30,
+            what=f"{node.name} to serve all its addresses",
+        )
 
 
 def test_scaling_under_load_loses_nothing(lab: Lab, serve: Serve) -> None:
