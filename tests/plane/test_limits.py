@@ -21,7 +21,7 @@ FEW = 300  # descriptors
 
 @contextlib.contextmanager
 def serving(descriptors: int = 0) -> Iterator[PlaneProcess]:
-    with quiet_echo() as port, contextlib.closing(PlaneProcess(port, descriptors)) as plane:
+    with quiet_echo() as port, contextlib.closing(PlaneProcess(port, descriptors=descriptors)) as plane:
         yield plane
 
 
@@ -72,11 +72,10 @@ def answered(clients: list[socket.socket]) -> int:
             ready.register(client, selectors.EVENT_READ)
         while ready.get_map() and (events := ready.select(30)):
             for key, _ in events:
-                client = key.fileobj
-                assert isinstance(client, socket.socket)
-                count += exactly(client, 5) == b"first"
-                ready.unregister(client)
-                client.close()
+                assert isinstance(key.fileobj, socket.socket)
+                count += exactly(key.fileobj, 5) == b"first"
+                ready.unregister(key.fileobj)
+                key.fileobj.close()
     return count
 
 

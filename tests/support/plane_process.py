@@ -1,24 +1,29 @@
-"""A plane in a process of its own, so that its memory and its descriptors are its alone.
+"""A plane in a process of its own, so that its memory, its descriptors and its faults are its alone.
 
-Serves one port with one backend on loopback and prints its number; answers every line of its input with the
-bytes of memory that are its own and the number of open connections.
+Serves one port of TCP and one of UDP, both with the same backends on loopback, and prints their numbers;
+answers every line of its input with what a test may want to know.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import selectors
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mesh import Mesh, backend, exactly
+from mesh import Mesh, backend, exactly, free_port
+
+from meshlb.model import Port, Protocol
+from meshlb.table import Table
 
 
 def raise_limit(descriptors: int = 0) -> None:
@@ -36,30 +41,51 @@ def own_memory() -> int:
 
 
 def main() -> None:
-    raise_limit(int(sys.argv[2]))
+    raise_limit(int(sys.argv[1]))
     mesh = Mesh()
-    mesh.serve(backend(int(sys.argv[1])))
-    print(mesh.port.published, flush=True)
+    udp = Port(free_port(), 53, Protocol.UDP)
+    backends = [backend(int(number)) for number in sys.argv[2:]]
+    mesh.plane.apply(Table((mesh.entry(*backends), mesh.entry(*backends, port=udp))))
+    print(mesh.port.published, udp.published, flush=True)
     for _ in sys.stdin:
-        print(json.dumps({"memory": own_memory(), "open": mesh.counters().open}), flush=True)
+        print(json.dumps(look(mesh, udp)), flush=True)
     mesh.plane.stop()
+
+
+def look(mesh: Mesh, udp: Port) -> dict[str, Any]:
+    """What `PlaneProcess.look` gives."""
+    return {
+        "memory": own_memory(),
+        "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        "open": mesh.counters().open,
+        "tcp": asdict(mesh.port_counts()),
+        "udp": asdict(mesh.port_counts(udp)),
+    }
 
 
 class PlaneProcess:
     """The same, from outside."""
 
-    def __init__(self, backend_port: int, descriptors: int = 0) -> None:
-        command = [sys.executable, __file__, str(backend_port), str(descriptors)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(
+        self, *backend_ports: int, descriptors: int = 0, environment: Mapping[str, str] | None = None
+    ) -> None:
+        command = [sys.executable, __file__, str(descriptors), *map(str, backend_ports)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
         self.pid = self._process.pid
-        self.port = int(self._line())
+        self.port, self.udp_port = map(int, self._line().split())
 
     def _line(self) -> str:
         assert self._process.stdout
         return self._process.stdout.readline()
 
     def look(self) -> Any:
-        """Its memory and its open connections."""
+        """Bytes of memory that are its own, its descriptors, open connections and flows, and its counts."""
         assert self._process.stdin
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -117,9 +143,11 @@ def echoed(connection: socket.socket) -> bool:
 
 def exchange(port: int, address: str = "127.0.0.1") -> socket.socket:
     """A connection that has said something and was answered."""
-    client = socket.create_connection((address, port), 30)
-    client.sendall(b"x" * 64)
-    assert len(exactly(client, 64)) == 64
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(socket.create_connection((address, port), 30))
+        client.sendall(b"x" * 64)
+        assert len(exactly(client, 64)) == 64
+        stack.pop_all()
     return client
 
 
