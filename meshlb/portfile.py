@@ -21,8 +21,8 @@ from typing import Any
 from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
+from meshlb.weights import HEAVIEST
 
-HEAVIEST = 256  # the highest weight of a backend
 _OWN_KEYS = ("published", "protocol", "service", "backends")
 _HEADER = re.compile(r"""\s*\[\[\s*(port|"port"|'port')\s*\]\]""")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)  # what Swarm allows as a service's name

@@ -103,10 +103,10 @@ def test_all_sockets_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[socket.socket] = []
     real = listen._bound
 
-    def third_fails(number: int, protocol: Protocol, first: bool) -> socket.socket:
+    def third_fails(number: int, protocol: Protocol, address: str, first: bool) -> socket.socket:
         if len(made) == 2:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        made.append(real(number, protocol, first))
+        made.append(real(number, protocol, address, first))
         return made[-1]
 
     monkeypatch.setattr(listen, "_bound", third_fails)
