@@ -140,7 +140,7 @@ def _task(service: str, found: object, problems: list[str]) -> Task | None:
     name, address = _text(_dict(found).get("Name")), _text(_dict(found).get("EndpointIP"))
     if not is_address(address):
         problems.append(
-            f'service {shown(service)}: task {shown(name) or "?"} has no usable address '
+            f"service {shown(service)}: task {shown(name) or '?'} has no usable address "
             f'("{shown(address)}"); left out'
         )
         return None
@@ -217,7 +217,8 @@ def _listed_port(service: str, entry: dict[str, object], problems: list[str]) ->
     published, target, protocol = entry.get("PublishedPort"), entry.get("TargetPort"), entry.get("Protocol")
     if protocol == "sctp":
         problems.append(
-            f"service {shown(service)}: port {shown(published)}/sctp is not served: meshlb carries tcp and udp"
+            f"service {shown(service)}: port {shown(published)}/sctp is not served: "
+            "meshlb carries tcp and udp"
         )
         return None
     if not (_is_port(published) and _is_port(target) and protocol in tuple(Protocol)):

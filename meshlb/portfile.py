@@ -165,7 +165,8 @@ def _weighted(backend: Any, port: Port, place: _Place) -> Task:
         return _task(backend, port, place)
     if unknown := backend.keys() - {"address", "weight"}:
         raise place.error(
-            f"backend {_shown(backend)}: unknown key {shown(min(unknown))}; known are address, weight", "backends"
+            f"backend {_shown(backend)}: unknown key {shown(min(unknown))}; known are address, weight",
+            "backends",
         )
     weight = backend.get("weight", 1)
     if type(weight) is not int or not 1 <= weight <= HEAVIEST:
@@ -179,13 +180,16 @@ def _task(text: Any, port: Port, place: _Place) -> Task:
         address = ipaddress.ip_address(host)
     except ValueError as error:
         raise place.error(
-            f'backend {_shown(text)}: {_shown(host)} is not an IP address; names are not resolved, write the address',
+            f"backend {_shown(text)}: {_shown(host)} is not an IP address; "
+            "names are not resolved, write the address",
             "backends",
             text,
         ) from error
     address = getattr(address, "ipv4_mapped", None) or address
     if "%" in host or address.is_multicast or address.is_unspecified:
-        raise place.error(f"backend {_shown(text)}: no connection can be made to {shown(host)}", "backends", text)
+        raise place.error(
+            f"backend {_shown(text)}: no connection can be made to {shown(host)}", "backends", text
+        )
     if address.is_loopback and number == port.published:
         raise place.error(f"backend {_shown(text)} is the published port itself: a circle", "backends", text)
     name = f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"

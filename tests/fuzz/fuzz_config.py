@@ -38,8 +38,7 @@ def check(data: bytes) -> None:
     with mock.patch.dict(os.environ, {key: value for key, value in variables.items() if key.isidentifier()}):
         try:
             found = _command.main(arguments, prog_name="agent", standalone_mode=False)
-        except click.ClickException as error:
-            assert error.format_message()
+        except click.ClickException:
             return
     _check_config(found[1])
 

@@ -13,11 +13,27 @@ import properties
 from meshlb import docker_api, docker_events, docker_view
 from meshlb.docker_view import NOBODY, Lists, Ports, View
 from meshlb.errors import EngineError
-from meshlb.model import BackendState
+from meshlb.model import BackendState, Node
 
 WORDS = (
-    *('"Services":{', '"Tasks":[', '"Ports":[', '"Peers":[', '"EndpointIP":', '"Info":{', '"Host IP":', '"Labels":{'),
-    *('"Target: 1, Publish: 2"', '"PublishMode":"ingress"', '"Swarm":{', '"LocalNodeState":', '"Status":', '"ID":'),
+    *(
+        '"Services":{',
+        '"Tasks":[',
+        '"Ports":[',
+        '"Peers":[',
+        '"EndpointIP":',
+        '"Info":{',
+        '"Host IP":',
+        '"Labels":{',
+    ),
+    *(
+        '"Target: 1, Publish: 2"',
+        '"PublishMode":"ingress"',
+        '"Swarm":{',
+        '"LocalNodeState":',
+        '"Status":',
+        '"ID":',
+    ),
 )
 
 _Value = TypeVar("_Value")
@@ -62,7 +78,7 @@ def _check_event(line: bytes) -> None:
 def _check_tables(
     view: View,
     lists: Lists | None,
-    own: docker_view.Node,
+    own: Node,
     wanted: frozenset[str],
     states: dict[str, BackendState],
 ) -> None:

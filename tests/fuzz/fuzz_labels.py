@@ -21,7 +21,16 @@ from meshlb.policy import (
 
 PORTS = (Port(80, 8000), Port(53, 5353, Protocol.UDP))
 
-WORDS = (*(f"\n{key}=" for key in KEYS), *BALANCERS, *LOCALITIES, *CHECKS, *PROXY_PROTOCOLS, "port.80.", "300ms", "1h")
+WORDS = (
+    *(f"\n{key}=" for key in KEYS),
+    *BALANCERS,
+    *LOCALITIES,
+    *CHECKS,
+    *PROXY_PROTOCOLS,
+    "port.80.",
+    "300ms",
+    "1h",
+)
 
 Pairs = list[tuple[str, str]]
 
@@ -50,7 +59,7 @@ def _check_settings(pairs: Pairs) -> None:
 
 
 def _check_table(name: str, pairs: Pairs, addresses: list[str]) -> None:
-    labels = tuple(sorted(dict((LABEL_PREFIX + key, value) for key, value in pairs).items()))
+    labels = tuple(sorted({LABEL_PREFIX + key: value for key, value in pairs}.items()))
     tasks = tuple(Task(str(slot), f"{name}.{slot}", text) for slot, text in enumerate(addresses))
     found = properties.table(Snapshot((Service("id", name, PORTS, tasks, labels),)))
     assert len(found.entries) == len(PORTS), "no label closes a port"

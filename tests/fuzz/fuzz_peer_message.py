@@ -12,8 +12,26 @@ from meshlb.peer_message import MAX_NAME, Message, MessageError, decode, encode
 from meshlb.policy import LABEL_PREFIX
 
 WORDS = (
-    *('"epoch":', '"count":', '"services":[', '"nodes":[', '"stopping":[', '"problems":[', '"labels":{', '"ports":['),
-    *('"published":', '"target":', '"protocol":"tcp"', '"name":', '"id":', '"address":', '"meshlb.hold":', '\\ud800'),
+    *(
+        '"epoch":',
+        '"count":',
+        '"services":[',
+        '"nodes":[',
+        '"stopping":[',
+        '"problems":[',
+        '"labels":{',
+        '"ports":[',
+    ),
+    *(
+        '"published":',
+        '"target":',
+        '"protocol":"tcp"',
+        '"name":',
+        '"id":',
+        '"address":',
+        '"meshlb.hold":',
+        "\\ud800",
+    ),
 )
 
 

@@ -15,8 +15,27 @@ from meshlb.portfile import parse
 
 WORDS = (
     *(f"\n{key} = " for key in KEYS),
-    *("[[port]]\n", "published = ", "protocol = ", "service = ", "backends = [", '"10.0.0.1:80"', '"[::1]:80"'),
-    *("{ address = ", "weight = ", "port.", "0x", "1e9", "1979-05-27T07:32:00Z", '\"""', "\'\'\'", "\\u001b", "nan"),
+    *(
+        "[[port]]\n",
+        "published = ",
+        "protocol = ",
+        "service = ",
+        "backends = [",
+        '"10.0.0.1:80"',
+        '"[::1]:80"',
+    ),
+    *(
+        "{ address = ",
+        "weight = ",
+        "port.",
+        "0x",
+        "1e9",
+        "1979-05-27T07:32:00Z",
+        '"""',
+        "'''",
+        "\\u001b",
+        "nan",
+    ),
 )
 
 _WHERE = re.compile(r"mesh\.toml(?::(\d+))?: .+")

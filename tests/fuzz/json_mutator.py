@@ -60,7 +60,13 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     found, containers = [], [value]
     while containers:
         container = containers.pop()
-        keys = list(container) if isinstance(container, dict) else range(len(container)) if isinstance(container, list) else ()
+        keys = (
+            list(container)
+            if isinstance(container, dict)
+            else range(len(container))
+            if isinstance(container, list)
+            else ()
+        )
         found += [(container, key) for key in keys]
         containers += [container[key] for key in keys]
     return found

@@ -37,7 +37,7 @@ def _dictionary(words: Iterable[str]) -> str:
 def _mutate_json(data: bytes, most: int, seed: int) -> bytes:
     """Three times in four a change of the value, else one of the bytes."""
     changed = mutate(data, most, seed) if seed % 4 else None
-    return atheris.Mutate(data, most) if changed is None else changed
+    return bytes(atheris.Mutate(data, most)) if changed is None else changed
 
 
 if __name__ == "__main__":
