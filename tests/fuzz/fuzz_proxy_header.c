@@ -24,6 +24,18 @@ static void must(int holds, const char *what) {
     }
 }
 
+/* Nobody waits for the rest of what can be seen to be wrong: a line is text, up to its CR. */
+static int may_go_on(const uint8_t *data, size_t size) {
+    if (size == 0 || data[0] != 'P')
+        return 1;
+    if (data[size - 1] == '\r')
+        size--;
+    for (size_t i = 0; i < size; i++)
+        if (data[i] < 32 || data[i] > 126)
+            return 0;
+    return size < 7 || data[6] == 'T' || data[6] == 'U';
+}
+
 /* A copy of its own for every length: the sanitizer sees any look beyond it. */
 static ssize_t parse_exactly(const uint8_t *data, size_t size, header_t *header) {
     char *copy = malloc(size ? size : 1);
@@ -36,6 +48,7 @@ static ssize_t parse_exactly(const uint8_t *data, size_t size, header_t *header)
     must(used <= 0 || start == 1, "a header begins as one");
     must(start >= 0 || used == -1, "what does not begin as a header is none");
     must(size == 0 || start != 0 || used == 0, "what may become a header needs more");
+    must(used != 0 || may_go_on(data, size), "what cannot become a header needs no more");
     must(used != 0 || size < LONGEST, "needing more has an end");
     must(used != 0 || size < LONGEST_V1 || data[0] == '\r', "a line has an end");
     return used;
