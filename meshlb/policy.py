@@ -330,7 +330,8 @@ def from_settings(
             values[key.field] = key.parse(text)
         except ValueError as error:
             problems.append(f'{where}{name}: "{shown(text)}" is not {key.allowed}{_hint(error)}')
-    return replace(base or Policy(), **values), tuple(problems)
+    policy = base or Policy()
+    return replace(policy, **values) if values else policy, tuple(problems)
 
 
 def _hint(error: ValueError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,8 @@ def main(name: str, arguments: list[str]) -> None:
     options: dict[str, Any] = {"custom_mutator": _mutate_json} if name in OF_JSON else {}
     words = BUILD / f"{name}.dict"
     words.write_text(_dictionary(target.WORDS))
-    atheris.Setup([sys.argv[0], f"-dict={words}", *arguments], target.check, **options)
+    again = shlex.join([sys.executable, __file__, name])  # libFuzzer's shell runs it for a merge
+    atheris.Setup([again, f"-dict={words}", *arguments], target.check, **options)
     atheris.Fuzz()
 
 
