@@ -543,6 +543,8 @@ cdef bint _attempt_early(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     if data == NULL:
         data = w.scratch
         size = sys.recv(client.fd, data, SCRATCH, 0)
+        if size < 0 and _exhausted(sys.errno):
+            return _attempt_wait(w, c, route)  # its bytes are read when the backend has answered
         if size < 0 and sys.errno != sys.EAGAIN:
             _conn_end(w, c, True)  # the client has gone already
             return True
@@ -677,6 +679,8 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
         return
     if c.later:
         c.later = False
+        c.client.flags |= WRITABLE
+        c.backend_end.flags |= WRITABLE
         _open_timer(w, c)
         _conn_pump(w, c)
         return
@@ -736,14 +740,14 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
         _pass_fin(backend)
     if down == DONE:
         _pass_fin(client)
-    if up == WAIT and not client.flags & REGISTERED and not pending(client) and _hushed(w, c, down):
+    c.later = c.later or up == LATER or down == LATER
+    if up == WAIT and not c.later and not client.flags & REGISTERED and not pending(client) and _hushed(w, c, down):
         return
     if not end_watch(w, c, client, not client.flags & WRITABLE):
         _conn_end(w, c, True)
     elif not end_watch(w, c, backend, not backend.flags & WRITABLE):
         _conn_end(w, c, True)
-    elif up == LATER or down == LATER:
-        c.later = True
+    elif c.later:
         _open_timer(w, c)
     elif up == MORE or down == MORE:
         _conn_ready(w, c)

@@ -194,18 +194,26 @@ cdef ssize_t _write(
     """Bytes written, 0 when the sink takes none now, -1 when it is broken."""
     cdef ssize_t written
     _prompt(sink)
-    if source.flags & FINISHED:
-        flags |= sys.MSG_MORE  # the FIN then leaves in the segment of the last bytes
+    if source.flags & (FINISHED | BROKEN | DOOMED) == FINISHED:
+        flags |= sys.MSG_MORE  # the FIN then leaves in the segment of the last bytes; a reset would forget them
     written = sys.send(sink.fd, data, size, sys.MSG_NOSIGNAL | flags)
     if written < 0:
-        if sys.errno != sys.EAGAIN and sys.errno != sys.EINTR:
-            return -1
-        written = 0
+        return 0 if _takes_none_now(c, sink) else -1
     if <size_t>written < size:
         sink.flags &= ~WRITABLE
     if written:
         count_bytes(w, c, source, written)
     return written
+
+
+cdef bint _takes_none_now(conn_t *c, end_t *sink) noexcept nogil:
+    """Whether a write has failed for now alone: epoll tells when there is room, the clock when to ask for memory."""
+    if sys.errno == sys.ENOBUFS or sys.errno == sys.ENOMEM:
+        c.later = True
+    elif sys.errno != sys.EAGAIN and sys.errno != sys.EINTR:
+        return False
+    sink.flags &= ~WRITABLE
+    return True
 
 
 cdef bint _flush_tail(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept nogil:
@@ -228,10 +236,7 @@ cdef bint _flush_pipe(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexce
             source.pipe.source, NULL, sink.fd, NULL, source.pipe.held, sys.SPLICE_F_MOVE | sys.SPLICE_F_NONBLOCK
         )
         if moved <= 0:
-            if moved < 0 and sys.errno != sys.EAGAIN and sys.errno != sys.EINTR:
-                return False
-            sink.flags &= ~WRITABLE
-            return True
+            return _takes_none_now(c, sink)
         source.pipe.held -= <uint32_t>moved
         count_bytes(w, c, source, moved)
     return True

@@ -87,7 +87,7 @@ cdef struct conn_s:
     uint8_t kept_alive  # keepalive is set on the backend's socket, too
     uint8_t attempts
     uint8_t hush
-    uint8_t later  # the kernel had no memory for its bytes
+    uint8_t later  # the kernel has no memory for its bytes: asked again when its timer fires
     uint8_t header_left  # bytes of our own PROXY header that the client's tail begins with
     uint8_t refusal  # WAITING: REFUSED_* when its time is up
     uint8_t queued  # stands in its port's queue

@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from meshlb import weights
 from meshlb.errors import EngineError
 from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service, Snapshot, Task, is_address
+from meshlb.policy import LABEL_PREFIX
 from meshlb.text import shown
+from meshlb.weights import Weights
 
 _PORT = re.compile(r"Target: (\d{1,5}), Publish: (\d{1,5})", re.ASCII)
 
@@ -242,7 +245,15 @@ def _listed_node(found: object) -> Node:
     manager = _without_port(manager)
     if manager and not _is_reachable(address):
         address = manager  # a manager that listens on every address reports 0.0.0.0 as its own
-    return Node(_text(node.get("ID")), _text(_dict(node.get("Description")).get("Hostname")), address)
+    return Node(
+        _text(node.get("ID")), _text(_dict(node.get("Description")).get("Hostname")), address, _labels(node)
+    )
+
+
+def _labels(node: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    """The mesh's own; others are nobody's business."""
+    labels = _dict(_dict(node.get("Spec")).get("Labels"))
+    return tuple(sorted((key, _text(value)) for key, value in labels.items() if key.startswith(LABEL_PREFIX)))
 
 
 def carry_lists(old: Lists | None, new: Lists, view: View) -> Lists:
@@ -328,25 +339,32 @@ def snapshot(
     listed = lists.services if lists else {}
     leaving = dict.fromkeys(lists.stopping if lists else (), BackendState.DRAINING)
     states = {**leaving, **marks}
+    shares = weights.of_nodes(lists.nodes if lists else ())
     services = (
-        _merge(names.get(name), listed.get(name), states) for name in sorted(names.keys() | listed.keys())
+        _merge(names.get(name), listed.get(name), states, shares)
+        for name in sorted(names.keys() | listed.keys())
     )
     return Snapshot(
         tuple(service for service in services if service.ports),
         _nodes(view.peers, lists.nodes if lists else (), own),
         namespace[0],
-        view.problems + (lists.problems if lists else ()),
+        view.problems + (lists.problems if lists else ()) + shares.problems,
         namespace[1],
         own.address,
         BackendState.DOWN,  # a task stays in the view until its container has died
     )
 
 
-def _merge(seen: Service | None, listed: Service | None, marks: Mapping[str, BackendState]) -> Service:
+def _merge(
+    seen: Service | None, listed: Service | None, marks: Mapping[str, BackendState], shares: Weights
+) -> Service:
     base = listed or seen or Service("", "", (), ())
     tasks = seen.tasks if seen else ()
-    if not marks.keys().isdisjoint(task.id for task in tasks):
-        tasks = tuple(replace(task, state=marks.get(task.id, task.state)) for task in tasks)
+    if shares.found or not marks.keys().isdisjoint(task.id for task in tasks):
+        tasks = tuple(
+            replace(task, state=marks.get(task.id, task.state), weight=shares.of(task.node, base.name))
+            for task in tasks
+        )
     return replace(base, tasks=tasks)
 
 

@@ -3,16 +3,21 @@
 A port that is free is bound as it is. One that Docker holds is served on a port of our own, with a redirect
 (see `takeover`). Docker may also plant its rules for a port after we bound it: its daemon warns that it
 cannot listen and keeps the rules, which lead away what comes in. `recheck` notices and leads it back.
+
+A port may be for some addresses only (`listen`): each has its sockets then. A redirect is for all addresses
+nevertheless: behind it nobody listens on the others, so their clients are refused, not led to Docker's mesh.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from meshlb.addresses import MOST, NOWHERE, chosen, has_ipv6, own_addresses
 from meshlb.errors import PortError
 from meshlb.holder import Holder, holder_of
 from meshlb.ingress import sandbox_addresses
@@ -26,6 +31,8 @@ Option = tuple[int, int, int]
 OPTIONS: tuple[Option, ...] = (
     (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),  # a restart meets its own TIME_WAITs
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # An urgent byte that comes before anything else is ordinary to us; out of line it would be lost.
+    (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
     # Finds clients that vanished; nothing else ends an idle connection.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
@@ -40,12 +47,19 @@ UDP_OPTIONS: tuple[Option, ...] = (
 # With each datagram comes the address that it was sent to.
 UDP4_OPTIONS: tuple[Option, ...] = ((socket.IPPROTO_IP, 8, 1),)  # IP_PKTINFO, which the module does not name
 UDP6_OPTIONS: tuple[Option, ...] = ((socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1),)
+# An address may come later (a virtual one), or still be looked for elsewhere on the link (IPv6).
+FREEBIND: Option = (socket.IPPROTO_IP, 15, 1)
 Sockets = tuple[socket.socket, ...]
+Addresses = tuple[str, ...]
+EVERYWHERE: Addresses = ("",)
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A port that is being served: one socket per worker, and how its connections come to them."""
+    """A port that is being served: its sockets, and how connections come to them.
+
+    There is one per worker for each address, in that order.
+    """
 
     sockets: Sockets
     state: PortState
@@ -58,15 +72,26 @@ class _Served:
 
     own: int
     why: str = ""
+    listen: Addresses = ()  # the networks that it is for, where it is not for all
+    addresses: Addresses = EVERYWHERE
+    lacks: str = ""  # a sentence about addresses that came later
 
 
-def listening_sockets(number: int, count: int, protocol: Protocol = Protocol.TCP) -> Sockets:
-    """`count` sockets that share one port, 0 for one that the kernel chooses. All of them, or an OSError."""
+def listening_sockets(
+    number: int, count: int, protocol: Protocol = Protocol.TCP, addresses: Addresses = EVERYWHERE
+) -> Sockets:
+    """`count` sockets for each address that share one port, 0 for one that the kernel chooses.
+
+    All of them, or an OSError.
+    """
     sockets: list[socket.socket] = []
     try:
-        for _ in range(count):
-            sockets.append(_bound(number, protocol, first=not sockets))
-            number = sockets[0].getsockname()[1]
+        if number == 0 and addresses != EVERYWHERE:
+            number = _free_number(protocol)
+        for address in addresses:
+            for index in range(count):
+                sockets.append(_bound(number, protocol, address, first=index == 0))
+                number = sockets[0].getsockname()[1]
         for each in sockets if protocol is Protocol.TCP else ():
             each.listen(BACKLOG)
     except OSError:
@@ -76,20 +101,28 @@ def listening_sockets(number: int, count: int, protocol: Protocol = Protocol.TCP
     return tuple(sockets)
 
 
-def _bound(number: int, protocol: Protocol, first: bool) -> socket.socket:
-    sock, anywhere = _socket(protocol)
+def _bound(number: int, protocol: Protocol, address: str, first: bool) -> socket.socket:
+    sock, where = _socket_at(protocol, address) if address else _socket(protocol)
     try:
         sock.setblocking(False)
         for option in _options(sock, protocol):
             sock.setsockopt(*option)
         # The first binds alone: with SO_REUSEPORT it would silently share the port with another process.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0 if first else 1)
-        sock.bind((anywhere, number))
+        sock.bind((where, number))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _free_number(protocol: Protocol) -> int:
+    """A port that nobody has on any address, by the kernel's choice."""
+    sock, anywhere = _socket(protocol)
+    with sock:
+        sock.bind((anywhere, 0))
+        return int(sock.getsockname()[1])
 
 
 def _options(sock: socket.socket, protocol: Protocol) -> tuple[Option, ...]:
@@ -101,7 +134,7 @@ def _options(sock: socket.socket, protocol: Protocol) -> tuple[Option, ...]:
 
 def _socket(protocol: Protocol) -> tuple[socket.socket, str]:
     """A socket for both families, or for IPv4 alone where the kernel has no IPv6, and its anywhere."""
-    kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
+    kind = _kind(protocol)
     try:
         sock = socket.socket(socket.AF_INET6, kind)
     except OSError as error:
@@ -110,6 +143,19 @@ def _socket(protocol: Protocol) -> tuple[socket.socket, str]:
         return socket.socket(socket.AF_INET, kind), "0.0.0.0"  # noqa: S104  published means everywhere
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     return sock, "::"
+
+
+def _socket_at(protocol: Protocol, address: str) -> tuple[socket.socket, str]:
+    is_ipv4 = ipaddress.ip_address(address).version == 4
+    sock = socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, _kind(protocol))
+    if not is_ipv4:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.setsockopt(*FREEBIND)
+    return sock, address
+
+
+def _kind(protocol: Protocol) -> socket.SocketKind:
+    return socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
 
 
 class Listeners:
@@ -124,24 +170,48 @@ class Listeners:
         *,
         holder: Callable[[int, Protocol], Holder | None] = holder_of,
         sandbox: Callable[[], frozenset[str]] = sandbox_addresses,
+        addresses: Callable[[], frozenset[str]] = own_addresses,
     ) -> None:
         self._takeover = takeover
-        self._holder, self._sandbox = holder, sandbox
+        self._holder, self._sandbox, self._addresses = holder, sandbox, addresses
         self._served: dict[Port, _Served] = {}
         self._docker: frozenset[PublishedPort] = frozenset()  # what Docker led away when we last looked
 
-    def open(self, port: Port, count: int) -> Opening:
-        """Listen for a port with `count` sockets, by the way that is open on this node. Raises PortError."""
+    def open(self, port: Port, count: int, listen: Addresses = ()) -> Opening:
+        """Listen for a port by the way that is open on this node. Raises PortError.
+
+        There are `count` sockets for each address in the networks `listen`, or for all together without any.
+        """
+        served = _Served(port.published, listen=listen, addresses=self._chosen(port, listen))
         if self._takeover.mode == "always":
-            return self._redirected(port, count, "every port is redirected (takeover: always)")
+            why = "every port is redirected (takeover: always)"
+            return self._redirected(port, count, replace(served, why=why))
         try:
-            sockets = listening_sockets(port.published, count, port.protocol)
+            sockets = listening_sockets(port.published, count, port.protocol, served.addresses)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise PortError(explained(error, port)) from None
         else:
-            return self._accepted(port, sockets, _Served(port.published))
-        return self._redirected(port, count, self._why_docker_holds(port))
+            return self._accepted(port, sockets, served)
+        return self._redirected(port, count, replace(served, why=self._why_docker_holds(port)))
+
+    def more(self, port: Port, count: int) -> Sockets:
+        """Sockets for addresses that have come to this node since, `count` for each."""
+        served = self._served.get(port)
+        if served is None or not served.listen:
+            return ()
+        sockets: Sockets = ()
+        served = replace(served, lacks="")
+        try:
+            for address in self._chosen(port, served.listen):
+                if address not in served.addresses and address != NOWHERE:
+                    sockets += listening_sockets(served.own, count, port.protocol, (address,))
+                    served = replace(served, addresses=(*served.addresses, address))
+        except (OSError, PortError) as error:
+            text = explained(error, port) if isinstance(error, OSError) else str(error)
+            served = replace(served, lacks=f"an address that has come to this node is left out: {text}")
+        self._served[port] = served
+        return sockets
 
     def close(self, port: Port) -> None:
         """Forget a port and drop its redirect. Its connections go on."""
@@ -158,7 +228,7 @@ class Listeners:
         return {port: self._standing(port)[0] for port in self._served}
 
     def reason(self, port: Port) -> str:
-        """Why an open port is not simply bound, or why it is not served; empty when it simply is."""
+        """Why an open port is not simply bound, or where it is not served; empty when it simply is."""
         return self._standing(port)[1] if port in self._served else ""
 
     def shutdown(self) -> None:
@@ -166,12 +236,26 @@ class Listeners:
         self._served.clear()
         self._takeover.close()
 
-    def _redirected(self, port: Port, count: int, why: str) -> Opening:
+    def _chosen(self, port: Port, listen: Addresses) -> Addresses:
+        if not listen:
+            return EVERYWHERE
         try:
-            sockets = listening_sockets(0, count, port.protocol)
+            found = chosen(listen, self._addresses(), has_ipv6())
         except OSError as error:
             raise PortError(explained(error, port)) from None
-        return self._accepted(port, sockets, _Served(sockets[0].getsockname()[1], why))
+        if len(found) > MOST:
+            raise PortError(
+                f"port {port}: {len(found)} addresses of this node are in its listen; "
+                f"name at most {MOST}, or a whole family: 0.0.0.0/0, ::/0"
+            )
+        return found or (NOWHERE,)
+
+    def _redirected(self, port: Port, count: int, served: _Served) -> Opening:
+        try:
+            sockets = listening_sockets(0, count, port.protocol, served.addresses)
+        except OSError as error:
+            raise PortError(explained(error, port)) from None
+        return self._accepted(port, sockets, replace(served, own=sockets[0].getsockname()[1]))
 
     def _accepted(self, port: Port, sockets: Sockets, served: _Served) -> Opening:
         """Lead the port's connections to the sockets; where that cannot be, close them and say why."""
@@ -194,8 +278,10 @@ class Listeners:
 
     def _standing(self, port: Port) -> tuple[PortState, str]:
         served = self._served[port]
+        if len(served.addresses) > MOST:  # most of them have left this node again
+            return PortState.FAILED, "its addresses have changed so often that it is opened anew"
         if not _needs(port, served, self._docker):
-            return PortState.SERVING, ""
+            return PortState.SERVING, _remark(served)
         why = served.why or "Swarm's own mesh leads it away (chain DOCKER-INGRESS)"
         if self._takeover.mode == "never":
             return (
@@ -204,7 +290,8 @@ class Listeners:
             )
         if key(port) not in self._takeover.redirects:
             return PortState.FAILED, f"{why}, and {self._takeover.problem}"
-        return PortState.REDIRECTED, f"{why}; redirected to port {served.own}"
+        remarks = (why, f"redirected to port {served.own}", _remark(served))
+        return PortState.REDIRECTED, "; ".join(filter(None, remarks))
 
     def _why_docker_holds(self, port: Port) -> str:
         """The reason for a port that is in use by what we may take it from. Raises PortError for others."""
@@ -234,6 +321,13 @@ def key(port: Port) -> PublishedPort:
 def _needs(port: Port, served: _Served, docker: frozenset[PublishedPort]) -> bool:
     """Whether connections reach our sockets only by a redirect."""
     return served.own != port.published or key(port) in docker
+
+
+def _remark(served: _Served) -> str:
+    """What is to be said of its addresses; empty when all is well."""
+    if served.addresses == (NOWHERE,):
+        return f"no address of this node is in its listen ({', '.join(served.listen)})"
+    return served.lacks
 
 
 def in_use(port: Port, holder: Holder | None) -> str:

@@ -48,11 +48,12 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the Swarm. `address` is where other nodes reach it."""
+    """A node of the Swarm. `address` is where others reach it, `labels` the mesh's own as sorted pairs."""
 
     id: str
     name: str
     address: str
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ SUBPROTOCOL = "meshlb.desired.v1"  # of the WebSocket; another way of saying thi
 MAX_BYTES = 4 << 20
 MAX_SERVICES = 20_000
 MAX_PORTS = 1_000  # of one service
-MAX_LABELS = 1_000  # of one service
+MAX_LABELS = 1_000  # of one service or node
 MAX_NODES = 10_000
 MAX_STOPPING = 100_000
 MAX_PROBLEMS = 100
@@ -61,7 +61,7 @@ def encode(version: Version, desired: Desired) -> str:
         "epoch": version.epoch,
         "count": version.count,
         "services": [_service_out(service) for service in desired.services],
-        "nodes": [{"id": node.id, "name": node.name, "address": node.address} for node in desired.nodes],
+        "nodes": [_node_out(node) for node in desired.nodes],
         "stopping": sorted(desired.stopping),
         "problems": [problem[:MAX_TEXT] for problem in desired.problems[:MAX_PROBLEMS]],
     }
@@ -78,8 +78,16 @@ def _service_out(service: Service) -> dict[str, object]:
             {"published": port.published, "target": port.target, "protocol": port.protocol.value}
             for port in service.ports
         ],
-        "labels": dict([pair for pair in service.labels if _is_told(*pair)][:MAX_LABELS]),
+        "labels": _labels_out(service.labels),
     }
+
+
+def _node_out(node: Node) -> dict[str, object]:
+    return {"id": node.id, "name": node.name, "address": node.address, "labels": _labels_out(node.labels)}
+
+
+def _labels_out(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    return dict([pair for pair in labels if _is_told(*pair)][:MAX_LABELS])
 
 
 def _is_told(key: str, value: str) -> bool:
@@ -155,13 +163,19 @@ def _service(found: object) -> Service:
         raise MessageError("a service has no name")
     ports = _items(members, "ports", "a service", MAX_PORTS, _port)
     _check_unique(ports, "ports", "a service")
-    return Service(_name(members, "id", "a service"), name, ports, (), _labels(members))
+    return Service(
+        _name(members, "id", "a service"),
+        name,
+        ports,
+        (),
+        _labels(_member(members, "labels", "a service"), "a service"),
+    )
 
 
-def _labels(service: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = _members(_member(service, "labels", "a service"), "labels")
+def _labels(labels: object, place: str) -> tuple[tuple[str, str], ...]:
+    found = _members(labels, "labels")
     if len(found) > MAX_LABELS:
-        raise MessageError(f"a service has {len(found)} labels; {MAX_LABELS} are allowed")
+        raise MessageError(f"{place} has {len(found)} labels; {MAX_LABELS} are allowed")
     return tuple(
         sorted(
             (_text(key, "a label", MAX_NAME), _text(value, "a label", MAX_TEXT))
@@ -181,7 +195,9 @@ def _port(found: object) -> Port:
 
 def _node(found: object) -> Node:
     members = _members(found, "a node")
-    return Node(*(_name(members, key, "a node") for key in ("id", "name", "address")))
+    id_, name, address = (_name(members, key, "a node") for key in ("id", "name", "address"))
+    # Agents of the release before do not tell them.
+    return Node(id_, name, address, _labels(members.get("labels", {}), "a node"))
 
 
 def _members(found: object, place: str) -> dict[str, Any]:

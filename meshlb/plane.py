@@ -28,6 +28,8 @@ from meshlb.route import Members, route
 from meshlb.table import Backend, Entry, Table
 
 if TYPE_CHECKING:
+    import socket
+
     from meshlb.listen import Opening
 
 _Key = tuple[str, str, int]
@@ -38,8 +40,11 @@ _CLOSING = 0.2  # seconds that a port's listeners get to take what has completed
 class Listeners(Interface):
     """Opens the sockets of published ports; `meshlb.listen.Listeners` is the real one."""
 
-    def open(self, port: Port, count: int) -> Opening:
-        """`count` listening sockets, one for each worker; PortError says why not."""
+    def open(self, port: Port, count: int, listen: tuple[str, ...] = ()) -> Opening:
+        """`count` listening sockets for each address, one for each worker; PortError says why not."""
+
+    def more(self, port: Port, count: int) -> tuple[socket.socket, ...]:
+        """As many for each address of the port that has come to this node since."""
 
     def close(self, port: Port) -> None:
         """The port is not served any more; its sockets are the plane's to close."""
@@ -60,6 +65,7 @@ class _Served:
     backends: dict[_Key, tuple[Backend, int]] = field(default_factory=dict)
     state: PortState = PortState.FAILED
     reason: str = ""
+    listen: tuple[str, ...] = ()  # the networks that its listeners are for
 
     @property
     def listening(self) -> bool:
@@ -110,6 +116,7 @@ class Plane:
         self._end(dropped, table.absent)
         self._publish(namespace_fd)
         self._retire(gone, dropped)
+        self._close_moved()
         self._open_closed()
         self._reap()
         return self._statuses()
@@ -121,6 +128,9 @@ class Plane:
         if self._namespace.id != before:
             self._publish(self._namespace.duplicate())
         self._open_closed()
+        for port, of in self._served.items():
+            if of.listening and of.listen:
+                self._listen(of, self._listeners.more(port, self.workers))
         for port, state in self._listeners.recheck().items():
             served = self._served.get(port)
             if served and served.listening:
@@ -244,6 +254,17 @@ class Plane:
         for backend in dropped:
             self._forwarder.retire_backend(backend)
 
+    def _close_moved(self) -> None:
+        """Ports that are for other addresses now, to be opened anew."""
+        moved = [
+            served
+            for served in self._served.values()
+            if served.listening and served.listen != served.entry.policy.listen
+        ]
+        self._close(moved)
+        for served in moved:
+            served.state, served.reason = PortState.FAILED, f"port {served.entry.port}: its addresses change"
+
     def _open_closed(self) -> None:
         for port, served in self._served.items():
             if not served.listening and not self._closing:
@@ -254,13 +275,17 @@ class Plane:
             served.reason = f"port {port}: {self._namespace.problem}"
             return
         try:
-            opening = self._listeners.open(port, self.workers)
+            opening = self._listeners.open(port, self.workers, served.entry.policy.listen)
         except PortError as error:
             served.reason = str(error)
             return
-        for worker, listener in enumerate(opening.sockets):
-            self._forwarder.listen(worker, served.port_id, listener.detach())
+        self._listen(served, opening.sockets)
         served.state, served.reason = opening.state, opening.reason
+        served.listen = served.entry.policy.listen
+
+    def _listen(self, served: _Served, sockets: tuple[socket.socket, ...]) -> None:
+        for index, listener in enumerate(sockets):
+            self._forwarder.listen(index % self.workers, served.port_id, listener.detach())
 
     def _reap(self) -> None:
         ports, _ = self._forwarder.reap()

@@ -52,6 +52,7 @@ class Policy:
     deny: tuple[str, ...] = ()
     proxy_protocol: int = 0
     accept_proxy: tuple[str, ...] = ()
+    listen: tuple[str, ...] = ()
     flow_timeout: float = 120  # UDP: silence that ends a conversation; one question and its answer go sooner
     check: str = "none"
     check_interval: float = 2
@@ -256,6 +257,14 @@ KEYS: dict[str, Key] = {
         many=True,
     ),
     "deny": Key("deny", _networks, _CIDRS, "clients that may not", kind="networks", many=True),
+    "listen": Key(
+        "listen",
+        _networks,
+        _CIDRS,
+        "addresses of the node that the port is served on; all when it is empty",
+        kind="networks",
+        many=True,
+    ),
     "proxy-protocol": Key(
         "proxy_protocol",
         lambda text: PROXY_PROTOCOLS[_one_of(*PROXY_PROTOCOLS)(text)],

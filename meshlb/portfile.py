@@ -22,8 +22,8 @@ from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
 from meshlb.text import printable, shown
+from meshlb.weights import HEAVIEST
 
-HEAVIEST = 256  # the highest weight of a backend
 _LONGEST_SYNTAX = 300  # characters of what tomllib says; it repeats keys
 _OWN_KEYS = ("published", "protocol", "service", "backends")
 _HEADER = re.compile(r"""\s*\[\[\s*(port|"port"|'port')\s*\]\]""")

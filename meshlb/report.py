@@ -39,7 +39,9 @@ def status_document(status: Status) -> dict[str, Any]:
         "source": asdict(status.source),
         "ports": [_port_status(port) for port in status.ports],
         "services": [_service(service) for service in status.snapshot.services],
-        "nodes": [asdict(node) for node in status.snapshot.nodes],
+        "nodes": [
+            {"id": node.id, "name": node.name, "address": node.address} for node in status.snapshot.nodes
+        ],
         "counters": asdict(status.counters) | {"open": status.counters.open},
         "problems": _problems(status),
     }
@@ -77,4 +79,5 @@ def _backend(task: Task, port: Port) -> dict[str, Any]:
         "name": task.name,
         "node": task.node,
         "state": task.state,
+        "weight": task.weight,
     }

@@ -7,7 +7,7 @@ from dataclasses import replace
 import properties
 
 from meshlb.docker_view import NOBODY, View, from_desired, snapshot
-from meshlb.model import Desired, Service
+from meshlb.model import Desired, Service, Task
 from meshlb.peer_message import MAX_NAME, Message, MessageError, decode, encode
 from meshlb.policy import LABEL_PREFIX
 
@@ -47,7 +47,8 @@ def check(data: bytes) -> None:
     told_on = encode(message.version, message.desired)
     assert decode(told_on) == Message(message.version, _without_foreign_labels(message.desired))
     assert encode(message.version, decode(told_on).desired) == told_on
-    properties.table(snapshot(View(), from_desired(message.desired), NOBODY, {}, ("", 0)))
+    view = View(tuple(map(_running, message.desired.services)))
+    properties.table(snapshot(view, from_desired(message.desired), NOBODY, {}, ("", 0)))
 
 
 def _check_members(message: Message) -> None:
@@ -63,9 +64,18 @@ def _check_members(message: Message) -> None:
         assert all(0 < port.published < 65536 and 0 < port.target < 65536 for port in service.ports)
 
 
+def _running(service: Service) -> Service:
+    """With a task, on a node whose labels the message may tell."""
+    return replace(service, tasks=(Task("t1", "web.1", "10.255.0.7", "10.0.0.1"),))
+
+
 def _without_foreign_labels(desired: Desired) -> Desired:
-    return replace(desired, services=tuple(map(_own_labels, desired.services)))
+    return replace(
+        desired,
+        services=tuple(replace(service, labels=_own(service.labels)) for service in desired.services),
+        nodes=tuple(replace(node, labels=_own(node.labels)) for node in desired.nodes),
+    )
 
 
-def _own_labels(service: Service) -> Service:
-    return replace(service, labels=tuple(pair for pair in service.labels if pair[0].startswith(LABEL_PREFIX)))
+def _own(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(pair for pair in labels if pair[0].startswith(LABEL_PREFIX))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import json
 import os
 import socket
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,56 @@ def test_a_bad_label_is_reported_and_the_service_works(lab: Lab, serve: Serve) -
     await_containers(lab, 1)
     expected = 'service whoami: label meshlb.balance: "leastcon" is not one of roundrobin'
     eventually(lambda: expected in str(status(lab.nodes[0])["problems"]), timeout=30, what=expected)
+
+
+def test_a_label_of_a_node_is_the_weight_of_its_tasks(lab: Lab, serve: Serve) -> None:
+    serve("whoami", "--publish", "80:8000", "--mode", "global")
+    await_containers(lab, 3)
+    _label(lab, "--label-add", "meshlb.weight=3")
+    try:
+        _await_shares(lab, {"node1": 10, "node2": 30, "node3": 10})
+        _label(lab, "--label-add", "meshlb.weight=heavy")
+        expected = 'node node2: label meshlb.weight: "heavy" is not a number from 1 to 256'
+        for node in lab.nodes:
+            eventually(lambda: expected in str(status(node)["problems"]), timeout=30, what=expected)  # noqa: B023
+        _await_shares(lab, {"node1": 10, "node2": 10, "node3": 10})
+    finally:
+        _label(lab, "--label-rm", "meshlb.weight")
+
+
+def _label(lab: Lab, *change: str) -> None:
+    docker(lab, "node", "update", *change, "node2")
+
+
+def _await_shares(lab: Lab, shares: dict[str, int]) -> None:
+    """Wait until as many of some requests to each node are answered on each node."""
+    command = ["docker", "ps", "--quiet", "--filter", "name=whoami"]
+    where = {node.run(command).stdout.strip(): node.name for node in lab.nodes}
+
+    def seen(node: Node) -> dict[str, int]:
+        return dict(Counter(where[ask(node.address)] for _ in range(sum(shares.values()))))
+
+    for node in lab.nodes:
+        eventually(lambda: seen(node) == shares, timeout=30, what=f"{node.name} to share as {shares}")  # noqa: B023
+
+
+def test_a_port_may_be_for_some_addresses_of_each_node(lab: Lab, serve: Serve) -> None:
+    """One label for all nodes; elsewhere it is as if the port was not published."""
+    network = ipaddress.ip_network(f"{lab.nodes[0].address}/16", strict=False)
+    serve("whoami", "--publish", "80:8000", "--label", f"meshlb.listen={network}")
+    await_containers(lab, 1)
+    for node in lab.nodes:
+        assert status(node)["problems"] == []
+        refused = node.run(["curl", "-s", "http://127.0.0.1/"], check=False).returncode
+        assert refused == 7, "curl could connect to an address that the port is not for"
+    docker(lab, "service", "update", "--quiet", "--label-rm", "meshlb.listen", "whoami")
+    for node in lab.nodes:
+        command = ["curl", "-s", "http://127.0.0.1/"]
+        eventually(
+            lambda: node.run(command, check=False).returncode == 0,  # noqa: B023
+            timeout=30,
+            what=f"{node.name} to serve all its addresses",
+        )
 
 
 def test_scaling_under_load_loses_nothing(lab: Lab, serve: Serve) -> None:

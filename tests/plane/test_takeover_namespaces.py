@@ -71,9 +71,9 @@ def run_agent(mode: str) -> None:
     takeover = Takeover(mode)
     listeners = Listeners(takeover)
 
-    def opened(number: int, count: int = 2) -> list[str]:
+    def opened(number: int, count: int = 2, *listen: str) -> list[str]:
         try:
-            opening = listeners.open(Port(number, 8000), count)
+            opening = listeners.open(Port(number, 8000), count, listen)
         except PortError as error:
             return ["error", str(error)]
         for sock in opening.sockets:
@@ -286,6 +286,39 @@ def test_docker_serves_before_the_agent_comes(network: Network) -> None:
 def test_a_port_that_docker_holds_is_ours_over_every_way_in(taken: tuple[Network, Program]) -> None:
     network, _ = taken
     assert network.answers() == {"meshlb"}
+
+
+def test_on_other_addresses_a_port_that_docker_holds_is_refused(network: Network) -> None:
+    """Neither Docker's mesh nor what holds the port answers there."""
+    network.docker_publishes(80)
+    network.serve(network.node, "dockerd", 80)
+    network.ip(network.node, "address", "add", "10.77.0.3/24", "dev", "out")
+    agent = network.agent()
+    assert agent("open", 80, 2, "10.77.0.1", "fd77::/64")[0] == "redirected"
+    served = ("10.77.0.1", "fd77::1")
+    assert {answer.split()[0] for answer in network.ask(network.client, *served)} == {"meshlb"}
+    refused = network.ask(network.client, "10.77.0.3") + network.ask(
+        network.node, "127.0.0.1", "10.77.0.3", "::1"
+    )
+    assert len(refused) == 4
+    assert all("ConnectionRefusedError" in answer for answer in refused), refused
+
+
+def test_on_other_addresses_a_port_with_dockers_rules_alone_is_as_without_them(network: Network) -> None:
+    network.docker_publishes(80)
+    agent = network.agent()
+    assert agent("open", 80, 2, "10.77.0.0/24")[0] == "redirected"
+    assert network.outside() == "meshlb 10.77.0.2"
+    assert "ConnectionRefusedError" in network.ask(network.node, "127.0.0.1")[0]
+
+
+def test_an_address_that_comes_to_the_node_is_served_at_once(network: Network) -> None:
+    """A virtual address, as keepalived gives it to one node after the other."""
+    agent = network.agent()
+    assert agent("open", 80, 2, "10.77.0.9") == ["serving", ""]
+    network.ip(network.node, "address", "add", "10.77.0.9/24", "dev", "out")
+    assert network.ask(network.client, "10.77.0.9") == ["meshlb 10.77.0.2"]
+    assert "ConnectionRefusedError" in network.outside()
 
 
 def test_what_is_only_passing_through_is_left_alone(taken: tuple[Network, Program]) -> None:

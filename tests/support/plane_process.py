@@ -1,25 +1,35 @@
-"""A plane in a process of its own, so that its memory and its descriptors are its alone.
+"""A plane in a process of its own, so that its memory, its descriptors and its faults are its alone.
 
-Serves one port with one backend on loopback and prints its number; answers every line of its input with the
-bytes of memory that are its own and the number of open connections.
+Serves one port of TCP and one of UDP, both with the same backends on loopback, and prints their numbers;
+answers every line of its input with what a test may want to know.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import resource
+import selectors
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mesh import Mesh, backend
+from mesh import Mesh, backend, exactly, free_port
+
+from meshlb.model import Port, Protocol
+from meshlb.table import Table
 
 
-def raise_limit() -> None:
-    """As the agent does when it starts."""
+def raise_limit(descriptors: int = 0) -> None:
+    """As the agent does when it starts; or to less."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors or hard, hard))
 
 
 def own_memory() -> int:
@@ -31,30 +41,51 @@ def own_memory() -> int:
 
 
 def main() -> None:
-    raise_limit()
+    raise_limit(int(sys.argv[1]))
     mesh = Mesh()
-    mesh.serve(backend(int(sys.argv[1])))
-    print(mesh.port.published, flush=True)
+    udp = Port(free_port(), 53, Protocol.UDP)
+    backends = [backend(int(number)) for number in sys.argv[2:]]
+    mesh.plane.apply(Table((mesh.entry(*backends), mesh.entry(*backends, port=udp))))
+    print(mesh.port.published, udp.published, flush=True)
     for _ in sys.stdin:
-        print(json.dumps({"memory": own_memory(), "open": mesh.counters().open}), flush=True)
+        print(json.dumps(look(mesh, udp)), flush=True)
     mesh.plane.stop()
+
+
+def look(mesh: Mesh, udp: Port) -> dict[str, Any]:
+    """What `PlaneProcess.look` gives."""
+    return {
+        "memory": own_memory(),
+        "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        "open": mesh.counters().open,
+        "tcp": asdict(mesh.port_counts()),
+        "udp": asdict(mesh.port_counts(udp)),
+    }
 
 
 class PlaneProcess:
     """The same, from outside."""
 
-    def __init__(self, backend_port: int) -> None:
-        command = [sys.executable, __file__, str(backend_port)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(
+        self, *backend_ports: int, descriptors: int = 0, environment: Mapping[str, str] | None = None
+    ) -> None:
+        command = [sys.executable, __file__, str(descriptors), *map(str, backend_ports)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
         self.pid = self._process.pid
-        self.port = int(self._line())
+        self.port, self.udp_port = map(int, self._line().split())
 
     def _line(self) -> str:
         assert self._process.stdout
         return self._process.stdout.readline()
 
     def look(self) -> Any:
-        """Its memory and its open connections."""
+        """Bytes of memory that are its own, its descriptors, open connections and flows, and its counts."""
         assert self._process.stdin
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -64,6 +95,60 @@ class PlaneProcess:
         """Ends it; it has to end well."""
         self._process.communicate()
         assert self._process.returncode == 0
+
+
+@contextlib.contextmanager
+def quiet_echo() -> Iterator[int]:
+    """A server for thousands of idle connections, in one thread; its port."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=4096) as listener,
+        selectors.DefaultSelector() as ready,
+    ):
+        ready.register(listener, selectors.EVENT_READ)
+        stop = threading.Event()
+        thread = threading.Thread(target=serve_quietly, args=(listener, ready, stop))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stop.set()
+            thread.join()
+
+
+def serve_quietly(listener: socket.socket, ready: selectors.BaseSelector, stop: threading.Event) -> None:
+    while not stop.is_set():
+        for key, _ in ready.select(0.1):
+            if key.fileobj is listener:
+                ready.register(listener.accept()[0], selectors.EVENT_READ)
+                continue
+            connection = key.fileobj
+            assert isinstance(connection, socket.socket)
+            if not echoed(connection):
+                ready.unregister(connection)
+                connection.close()
+    for key in list(ready.get_map().values()):
+        if isinstance(key.fileobj, socket.socket) and key.fileobj is not listener:
+            key.fileobj.close()
+
+
+def echoed(connection: socket.socket) -> bool:
+    """Whether there was something to echo, and not the end."""
+    try:
+        data = connection.recv(1024)
+        connection.sendall(data)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return bool(data)
+
+
+def exchange(port: int, address: str = "127.0.0.1") -> socket.socket:
+    """A connection that has said something and was answered."""
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(socket.create_connection((address, port), 30))
+        client.sendall(b"x" * 64)
+        assert len(exactly(client, 64)) == 64
+        stack.pop_all()
+    return client
 
 
 if __name__ == "__main__":

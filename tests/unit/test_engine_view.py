@@ -134,6 +134,31 @@ def test_marks_change_states(real: dict[str, Any]) -> None:
     assert web.tasks[2].state is BackendState.DOWN
 
 
+def labelled(real: dict[str, Any], **labels: object) -> Snapshot:
+    """The whole, with these labels on the worker that runs some tasks of web."""
+    for node in real["nodes"]:
+        if node["Status"]["Addr"] == WORKER:
+            node["Spec"]["Labels"] = {key.replace("_", "."): text for key, text in labels.items()}
+    return whole(parse_view(real["view"]), parse_lists(real["services"], real["nodes"]))
+
+
+def test_a_nodes_label_is_the_weight_of_its_tasks(real: dict[str, Any]) -> None:
+    before, after = labelled(real), labelled(real, meshlb_weight="3", secret="hunter2")
+    tasks = named(after.services, "web").tasks
+    assert {(task.node, task.weight) for task in tasks} == {(WORKER, 3), (MANAGER, 1)}
+    assert {task.weight for task in named(before.services, "web").tasks} == {1}
+    assert after.problems == ()
+    assert "hunter2" not in str(after)
+
+
+@pytest.mark.parametrize("text", ["heavy", None, 3, {}])
+def test_a_weight_that_is_none_is_reported(real: dict[str, Any], text: object) -> None:
+    found = labelled(real, meshlb_weight=text)
+    assert {task.weight for task in named(found.services, "web").tasks} == {1}
+    [problem] = found.problems
+    assert problem.startswith("node eng2: label meshlb.weight: ")
+
+
 def test_sctp_is_reported() -> None:
     found = {
         "ID": "i",

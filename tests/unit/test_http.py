@@ -34,7 +34,10 @@ WEB = Service(
     "id1",
     "web",
     (PORT,),
-    (Task("t1", "web.1", "10.0.0.2", "192.0.2.1"), Task("t2", "web.2", "::1", "", 9, BackendState.DRAINING)),
+    (
+        Task("t1", "web.1", "10.0.0.2", "192.0.2.1", weight=3),
+        Task("t2", "web.2", "::1", "", 9, BackendState.DRAINING),
+    ),
     (("secret.token", "hunter2"),),
 )
 CONNECTED = SourceStatus("swarm", connected=True, node="n1", cluster="c1")
@@ -42,7 +45,7 @@ AWAY = SourceStatus("swarm", connected=False, problem="the Docker Engine does no
 WHOLE = Status(
     "0.1.0",
     CONNECTED,
-    Snapshot((WEB,), (Node("n1", "one", "192.0.2.1"),)),
+    Snapshot((WEB,), (Node("n1", "one", "192.0.2.1", (("secret.token", "hunter2"),)),)),
     (SERVING, FAILED),
     Counters(5, 3, 1, 2, 10, 20),
     ("service web: something",),
@@ -105,6 +108,7 @@ def test_status_says_everything_but_the_labels() -> None:
                                 "name": "web.1",
                                 "node": "192.0.2.1",
                                 "state": "up",
+                                "weight": 3,
                             },
                             {
                                 "address": "::1",
@@ -113,6 +117,7 @@ def test_status_says_everything_but_the_labels() -> None:
                                 "name": "web.2",
                                 "node": "",
                                 "state": "draining",
+                                "weight": 1,
                             },
                         ],
                     }

@@ -6,14 +6,14 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from meshlb.errors import PortError
 from meshlb.holder import Holder
-from meshlb.listen import Listeners, Opening, key
+from meshlb.listen import Listeners, Opening, key, listening_sockets
 from meshlb.model import Port, PortState, Protocol
 from meshlb.nft import PublishedPort, Redirects
 from meshlb.takeover import Takeover
@@ -235,3 +235,114 @@ def test_a_port_that_we_listen_on_for_another_is_redirected(opened: Open) -> Non
         first = opened(listeners, Port(20000, 8000))
         second = opened(listeners, Port(own(first), 8000))
     assert redirects(takeover) == {20000: own(first), own(first): own(second)}
+
+
+def at(takeover: Takeover, *addresses: str, holder: Holder | None = None) -> tuple[Listeners, set[str]]:
+    """Listeners of a node that has these addresses now; the set may be changed."""
+    own = set(addresses)
+    return Listeners(takeover, holder=lambda *_: holder, addresses=lambda: frozenset(own)), own
+
+
+def bound(sockets: Iterable[socket.socket]) -> list[tuple[str, int]]:
+    return [each.getsockname()[:2] for each in sockets]
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_each_address_of_a_port_has_its_sockets(free: Port, protocol: Protocol) -> None:
+    listeners, _ = at(FakeTakeover(), "127.0.0.1", "127.0.0.2", "::1", "127.9.0.1")
+    port = replace(free, protocol=protocol)
+    opening = listeners.open(port, 2, ("127.0.0.0/24", "::1"))
+    with contextlib.ExitStack() as stack:
+        for each in opening.sockets:
+            stack.enter_context(each)
+        number = port.published
+        assert bound(opening.sockets[::2]) == [("127.0.0.1", number), ("127.0.0.2", number), ("::1", number)]
+        assert bound(opening.sockets[::2]) == bound(opening.sockets[1::2])
+        assert (opening.state, opening.reason) == (PortState.SERVING, "")
+        for elsewhere in listening_sockets(number, 1, protocol, ("127.9.0.1",)):
+            elsewhere.close()  # another process may have it there
+
+
+def test_addresses_that_come_get_sockets_and_none_twice(free: Port) -> None:
+    listeners, own = at(FakeTakeover(), "127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        for each in listeners.open(free, 2, ("127.0.0.0/24",)).sockets:
+            stack.enter_context(each)
+        assert listeners.more(free, 2) == ()
+        own.add("127.0.0.2")
+        more = [stack.enter_context(each) for each in listeners.more(free, 2)]
+        assert bound(more) == [("127.0.0.2", free.published)] * 2
+        own.remove("127.0.0.1")
+        assert listeners.more(free, 2) == ()
+
+
+def test_an_address_that_somebody_else_has_is_left_out_until_it_is_free(free: Port) -> None:
+    listeners, own = at(FakeTakeover(), "127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        for each in listeners.open(free, 1, ("127.0.0.0/24",)).sockets:
+            stack.enter_context(each)
+        with socket.create_server(("127.0.0.2", free.published)):
+            own.add("127.0.0.2")
+            assert listeners.more(free, 1) == ()
+            assert "left out" in listeners.reason(free)
+            assert listeners.recheck() == {free: PortState.SERVING}
+        for each in listeners.more(free, 1):
+            stack.enter_context(each)
+            assert each.getsockname()[0] == "127.0.0.2"
+        assert listeners.reason(free) == ""
+
+
+def test_a_node_without_such_an_address_serves_nobody_and_says_so(free: Port) -> None:
+    listeners, own = at(FakeTakeover(), "127.0.0.1")
+    opening = listeners.open(free, 1, ("10.250.0.0/16",))
+    with contextlib.ExitStack() as stack:
+        for each in opening.sockets:
+            stack.enter_context(each)
+        assert opening.state is PortState.SERVING
+        assert "no address of this node is in its listen (10.250.0.0/16)" in opening.reason
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", free.published), 5)
+        own.add("10.250.0.1")
+        for each in listeners.more(free, 1):
+            stack.enter_context(each)
+        assert listeners.reason(free) == ""
+
+
+def test_some_addresses_of_a_port_that_docker_holds_are_redirected_to(held: Port) -> None:
+    takeover = FakeTakeover()
+    listeners, _ = at(takeover, "127.0.0.1", "127.0.0.2", holder=DOCKERD)
+    opening = listeners.open(held, 1, ("127.0.0.0/24",))
+    with contextlib.ExitStack() as stack:
+        for each in opening.sockets:
+            stack.enter_context(each)
+        assert opening.state is PortState.REDIRECTED
+        assert bound(opening.sockets) == [("127.0.0.1", own(opening)), ("127.0.0.2", own(opening))]
+        assert redirects(takeover) == {held.published: own(opening)}
+
+
+def test_too_many_addresses_are_refused_in_a_sentence(free: Port) -> None:
+    listeners, _ = at(FakeTakeover(), *(f"127.0.1.{number}" for number in range(100)))
+    with pytest.raises(PortError, match="100 addresses of this node are in its listen; name at most 64"):
+        listeners.open(free, 1, ("127.0.0.0/8",))
+
+
+def test_addresses_that_come_and_go_do_not_add_up(free: Port) -> None:
+    listeners, own = at(FakeTakeover(), "127.0.1.0")
+    with contextlib.ExitStack() as stack:
+        for each in listeners.open(free, 1, ("127.0.0.0/8",)).sockets:
+            stack.enter_context(each)
+        for number in range(1, 65):
+            own.clear()
+            own.add(f"127.0.1.{number}")
+            for each in listeners.more(free, 1):
+                stack.enter_context(each)
+        assert listeners.recheck() == {free: PortState.FAILED}  # and the plane opens it anew
+
+
+def test_addresses_that_cannot_be_asked_for_fail_the_port(free: Port) -> None:
+    def refused() -> frozenset[str]:
+        raise OSError(97, "Address family not supported by protocol")
+
+    listeners = Listeners(FakeTakeover(), addresses=refused)
+    with pytest.raises(PortError, match="cannot be opened: Address family"):
+        listeners.open(free, 1, ("127.0.0.0/8",))

@@ -26,10 +26,13 @@ DESIRED = Desired(
         ),
         Service("s2", "db", (), ()),
     ),
-    (Node("n1", "node1", "10.0.0.1"),),
+    (Node("n1", "node1", "10.0.0.1", (("meshlb.weight", "3"),)), Node("n2", "node2", "10.0.0.2")),
     frozenset({"t1", "t2"}),
     ("service web: something",),
 )
+
+
+NODE = {"id": "1", "name": "n", "address": "10.0.0.1"}
 
 
 def document() -> dict[str, Any]:
@@ -44,18 +47,19 @@ def test_a_message_arrives_as_it_was_sent() -> None:
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ports = st.builds(Port, st.integers(1, 65535), st.integers(1, 65535), st.sampled_from(Protocol))
 labels = st.dictionaries(names.map("meshlb.".__add__), names, max_size=4)
+pairs = labels.map(lambda found: tuple(sorted(found.items())))
 services = st.builds(
     Service,
     names,
     names.filter(bool),
     st.lists(ports, max_size=4, unique=True).map(tuple),
     st.just(()),
-    labels.map(lambda found: tuple(sorted(found.items()))),
+    pairs,
 )
 desireds = st.builds(
     Desired,
     st.lists(services, max_size=4, unique_by=lambda service: service.name).map(tuple),
-    st.lists(st.builds(Node, names, names, names), max_size=4).map(tuple),
+    st.lists(st.builds(Node, names, names, names, pairs), max_size=4).map(tuple),
     st.frozensets(names, max_size=4),
     st.lists(names, max_size=4).map(tuple),
 )
@@ -121,6 +125,9 @@ def test_every_member_is_needed(key: str) -> None:
         ({"stopping": ["\ud800"]}, "not valid Unicode"),
         ({"problems": ["p"] * 101}, "101 problems; 100 are allowed"),
         ({"nodes": [{"id": "1", "name": "n"}]}, "a node has no address"),
+        ({"nodes": [NODE | {"labels": []}]}, "labels is not an object"),
+        ({"nodes": [NODE | {"labels": {"meshlb.weight": 3}}]}, "a label is not text"),
+        ({"nodes": [NODE | {"labels": dict.fromkeys(map(str, range(1001)), "")}]}, "a node has 1001 labels"),
     ],
 )
 def test_a_wrong_member_is_named(change: dict[str, Any], said: str) -> None:
@@ -159,6 +166,10 @@ def test_a_member_told_twice_is_refused() -> None:
         decode(text)
 
 
+def test_an_earlier_release_tells_no_labels_of_nodes() -> None:
+    assert decode(json.dumps(document() | {"nodes": [NODE]})).desired.nodes == (Node("1", "n", "10.0.0.1"),)
+
+
 def test_what_a_later_release_adds_is_skipped() -> None:
     found = document() | {"weights": {"web": 3}}
     found["services"][0]["mode"] = "global"
@@ -192,8 +203,9 @@ def test_a_message_is_four_mebibytes_long_at_most() -> None:
 
 def test_foreign_and_endless_labels_are_not_told() -> None:
     labels = (("com.example.password", "secret"), ("meshlb.a", "x" * 5000), ("meshlb.balance", "roundrobin"))
-    text = encode(VERSION, Desired((Service("s", "web", (), (), labels),)))
+    text = encode(VERSION, Desired((Service("s", "web", (), (), labels),), (Node("n", "", "", labels),)))
     assert "secret" not in text
+    assert decode(text).desired.nodes[0].labels == (("meshlb.balance", "roundrobin"),)
     assert decode(text).desired.services[0].labels == (("meshlb.balance", "roundrobin"),)
 
 
