@@ -69,6 +69,7 @@ def _own(parse: Callable[..., _Value], *found: Any) -> _Value | None:
 def _check_event(line: bytes) -> None:
     event = docker_events.parse_event(line)
     if event is not None:
+        assert all(isinstance(text, str) for text in (event.action, event.task, event.signal))
         marks = docker_events.Marks()
         marks.apply(event, 0.0)
         assert len(marks.states()) <= 1

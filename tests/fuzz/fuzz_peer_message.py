@@ -53,6 +53,7 @@ def check(data: bytes) -> None:
 
 def _check_members(message: Message) -> None:
     assert message.version.epoch
+    assert type(message.version.count) is int
     assert 0 <= message.version.count < 1 << 53
     names = [service.name for service in message.desired.services]
     assert all(names)

@@ -70,6 +70,8 @@ def _check_snapshot(snapshot: Snapshot) -> None:
         assert 1 <= service.ports[0].published <= 65535
         assert service.tasks
         assert len({task.id for task in service.tasks}) == len(service.tasks)
+        addresses = [ipaddress.ip_address(task.address) for task in service.tasks]
+        assert not any(address.is_multicast or address.is_unspecified for address in addresses)
     found = properties.table(snapshot)
     assert all("already published" in problem for problem in found.problems), found.problems
     assert parse("\n".join(map(_written, snapshot.services)), "again") == snapshot

@@ -29,10 +29,11 @@ def policy(found: Policy) -> None:
     for name, value in zip(Route._fields, numbers, strict=True):
         if isinstance(value, int):
             assert 0 <= value < TOO_LARGE, f"{name} = {value}"
-    for networks in (numbers.allow, numbers.deny, numbers.accept_proxy):
-        assert len(networks) % 17 == 0
-        assert len(networks) <= 17 * 256
-        assert all(length <= 128 for length in networks[16::17])
+    for networks in (found.allow, found.deny, found.accept_proxy, found.listen):
+        assert len(set(networks)) == len(networks) <= 256
+        for text in networks:
+            assert str(ipaddress.ip_network(text)) == text, "in its usual form"
+            assert "%" not in text
     for key in fields(Policy):
         kind, value = type(getattr(Policy(), key.name)), getattr(found, key.name)
         assert isinstance(value, (int, float) if kind in (int, float) else kind), key.name
@@ -49,6 +50,7 @@ def table(snapshot: Snapshot) -> Table:
         for backend in entry.backends:
             address(backend.address)
             assert 0 < backend.port < 65536
+            assert type(backend.weight) is int
             assert 0 < backend.weight <= 256
     assert len(found.problems) <= MOST_PROBLEMS + 1
     for problem in found.problems:
