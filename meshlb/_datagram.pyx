@@ -39,7 +39,7 @@ cdef uint64_t SEED = int.from_bytes(os.urandom(8), "little")  # so that nobody c
 
 cdef void receiver_open(worker_t *w, port_t *port, int fd) noexcept nogil:
     """The socket is the worker's from here on."""
-    cdef receiver_t *receiver = _receiver_new(w) if _prepared(w) else NULL
+    cdef receiver_t *receiver = _receiver_new(w) if _prepared(w, fd) else NULL
     cdef sys.epoll_event event
     cdef int on = 1
     if receiver == NULL:
@@ -53,11 +53,11 @@ cdef void receiver_open(worker_t *w, port_t *port, int fd) noexcept nogil:
     sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, fd, &event)
 
 
-cdef bint _prepared(worker_t *w) noexcept nogil:
+cdef bint _prepared(worker_t *w, int fd) noexcept nogil:
     """Memory that only a worker with UDP ports needs."""
     cdef datagrams_t *datagrams = datagrams_of(w)
     if datagrams.packets == NULL:
-        datagrams.packets = packets_new()
+        datagrams.packets = packets_new(fd)
     if datagrams.buckets == NULL:
         datagrams.buckets = <flow_t **>calloc(FEWEST_BUCKETS, sizeof(flow_t *))
         datagrams.bucket_count = FEWEST_BUCKETS

@@ -40,7 +40,7 @@ cdef struct packets_t:  # a worker's buffers, and what the kernel can do
     uint32_t sent_first[BATCH]  # the train that a message begins with
     uint32_t sent_datagrams[BATCH]
 
-cdef packets_t *packets_new() noexcept nogil
+cdef packets_t *packets_new(int fd) noexcept nogil
 cdef void packets_free(packets_t *p) noexcept nogil
 cdef int packets_receive(packets_t *p, int fd, bint from_anyone) noexcept nogil
 cdef int packets_send(

@@ -21,8 +21,8 @@ cdef struct cursor_t:  # what is sent next
     uint32_t offset
 
 
-cdef packets_t *packets_new() noexcept nogil:
-    """NULL without memory."""
+cdef packets_t *packets_new(int fd) noexcept nogil:
+    """For sockets of the same kernel as this one; NULL without memory."""
     cdef packets_t *p = <packets_t *>calloc(1, sizeof(packets_t))
     if p == NULL:
         return NULL
@@ -30,7 +30,7 @@ cdef packets_t *packets_new() noexcept nogil:
     if p.data == NULL:
         free(p)
         return NULL
-    p.segments = _knows_segments()
+    p.segments = _knows_segments(fd)
     return p
 
 
@@ -40,15 +40,11 @@ cdef void packets_free(packets_t *p) noexcept nogil:
         free(p)
 
 
-cdef bint _knows_segments() noexcept nogil:
+cdef bint _knows_segments(int fd) noexcept nogil:
     """An older kernel would ignore the length of a segment and send all as one datagram."""
-    cdef int fd = sys.socket(sys.AF_INET, sys.SOCK_DGRAM | sys.SOCK_CLOEXEC, 0)
     cdef int value = 0
     cdef sys.socklen_t size = sizeof(value)
-    cdef bint known = sys.getsockopt(fd, sys.SOL_UDP, sys.UDP_SEGMENT, &value, &size) == 0
-    if fd >= 0:
-        sys.close(fd)
-    return known
+    return sys.getsockopt(fd, sys.SOL_UDP, sys.UDP_SEGMENT, &value, &size) == 0
 
 
 cdef uint32_t train_datagrams(const train_t *train) noexcept nogil:

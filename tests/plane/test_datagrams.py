@@ -304,7 +304,9 @@ def test_bytes_are_counted(udp: UdpMesh, udp_server: MakeServer) -> None:
     with udp.client() as sock:
         ask(sock, b"12345")
         sock.recv(100)
-    assert (udp.counts.received, udp.counts.sent) == (5, 10)
+    eventually(
+        lambda: (udp.counts.received, udp.counts.sent) == (5, 10), timeout=10, what="5 bytes in and 10 out"
+    )
     ((_, backend),) = udp.mesh.backend_counts(udp.port).items()
     assert (backend.received, backend.sent, backend.active, backend.connected) == (5, 10, 1, 1)
 
