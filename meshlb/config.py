@@ -41,8 +41,10 @@ def split_address(text: str) -> tuple[str, int]:
     if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
         raise ValueError(text)
     if host.startswith("[") and host.endswith("]"):
-        return host[1:-1], int(port)
-    if ":" in host:
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(text)
+    if not host or "[" in host or "]" in host:  # no host at all would be every address
         raise ValueError(text)
     return host, int(port)
 

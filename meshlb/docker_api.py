@@ -23,6 +23,7 @@ import requests
 from docker.errors import DockerException
 
 from meshlb.errors import EngineError
+from meshlb.text import printable
 
 TIMEOUT = 5.0  # seconds that the engine may leave a request without a byte
 LARGEST = 32 << 20  # bytes of one answer; a task takes about 170, so a bound that no Swarm reaches
@@ -250,5 +251,5 @@ def _message(body: bytes) -> str:
     with contextlib.suppress(ValueError, RecursionError):
         answer = json.loads(body)
         if isinstance(answer, dict) and isinstance(answer.get("message"), str):
-            return str(answer["message"])[:500]
+            return printable(answer["message"], 500) or "no reason given"
     return "no reason given"

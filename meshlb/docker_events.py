@@ -71,7 +71,7 @@ def parse_containers(found: object) -> dict[str, BackendState]:
             continue
         if container.get("State") in ("exited", "dead", "removing"):
             states[task] = BackendState.DOWN
-        elif "(unhealthy)" in str(container.get("Status")):
+        elif isinstance(status := container.get("Status"), str) and "(unhealthy)" in status:
             states[task] = BackendState.DRAINING
     return states
 

@@ -15,6 +15,7 @@ from meshlb import weights
 from meshlb.errors import EngineError
 from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service, Snapshot, Task, is_address
 from meshlb.policy import LABEL_PREFIX
+from meshlb.text import shown
 from meshlb.weights import Weights
 
 _PORT = re.compile(r"Target: (\d{1,5}), Publish: (\d{1,5})", re.ASCII)
@@ -75,7 +76,7 @@ def parse_membership(info: object) -> Membership:
     managers = {_text(_dict(peer).get("Addr")) for peer in _list(swarm.get("RemoteManagers"))}
     return Membership(
         state,
-        _text(swarm.get("Error")),
+        shown(_text(swarm.get("Error")), 500),
         node,
         cluster,
         swarm.get("ControlAvailable") is True,
@@ -133,7 +134,7 @@ def _port(service: str, text: object, problems: list[str]) -> Port | None:
     if match and published == 0:
         return None  # not published
     if not (_is_port(target) and _is_port(published)):
-        problems.append(f'service {service}: cannot read its port "{text}"; left out')
+        problems.append(f'service {shown(service)}: cannot read its port "{shown(text)}"; left out')
         return None
     return Port(published, target)
 
@@ -142,7 +143,8 @@ def _task(service: str, found: object, problems: list[str]) -> Task | None:
     name, address = _text(_dict(found).get("Name")), _text(_dict(found).get("EndpointIP"))
     if not is_address(address):
         problems.append(
-            f'service {service}: task {name or "?"} has no usable address ("{address}"); left out'
+            f"service {shown(service)}: task {shown(name) or '?'} has no usable address "
+            f'("{shown(address)}"); left out'
         )
         return None
     return Task(name.rpartition(".")[2], name, address, _host(found))
@@ -217,11 +219,15 @@ def _listed_service(found: object, problems: list[str]) -> Service:
 def _listed_port(service: str, entry: dict[str, object], problems: list[str]) -> Port | None:
     published, target, protocol = entry.get("PublishedPort"), entry.get("TargetPort"), entry.get("Protocol")
     if protocol == "sctp":
-        problems.append(f"service {service}: port {published}/sctp is not served: meshlb carries tcp and udp")
+        problems.append(
+            f"service {shown(service)}: port {shown(published)}/sctp is not served: "
+            "meshlb carries tcp and udp"
+        )
         return None
     if not (_is_port(published) and _is_port(target) and protocol in tuple(Protocol)):
         problems.append(
-            f'service {service}: cannot read its port "{published}:{target}/{protocol}"; left out'
+            f"service {shown(service)}: cannot read its port "
+            f'"{shown(published)}:{shown(target)}/{shown(protocol)}"; left out'
         )
         return None
     return Port(int(str(published)), int(str(target)), Protocol(str(protocol)))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 
-LONGEST = 4096  # characters of a message or a value; the rest is cut
+from meshlb.text import printable
 
 _WORDS = re.compile(r"[\s:,;]+")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
@@ -38,15 +38,6 @@ def setup(style: str, level: str, stream: TextIO = sys.stderr) -> logging.Handle
 def fields(**values: object) -> dict[str, dict[str, object]]:
     """Details of a record, for the `extra` of a log call: `key=value` in text, members in JSON."""
     return {"fields": values}
-
-
-def printable(text: str) -> str:
-    """`text` on one line: control, bidirectional and unpaired characters as escapes, cut at LONGEST."""
-    if len(text) > LONGEST:
-        text = text[:LONGEST] + "…"
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class TextFormatter(logging.Formatter):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from meshlb.text import shown
+
 LABEL_PREFIX = "meshlb."
 BALANCERS = ("roundrobin", "leastconn", "p2c", "random", "source")  # the plane knows them by their index
 CHECKS = ("none", "tcp")
@@ -19,7 +21,6 @@ LOCALITIES = ("none", "prefer", "strict")
 PROXY_PROTOCOLS = {"off": 0, "v1": 1, "v2": 2}
 ALL_OTHERS = 255  # retries: every other backend once
 LONGEST_LIST = 256  # networks of one key
-SHOWN = 100  # characters of a bad value that a sentence repeats
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
@@ -327,24 +328,22 @@ def from_settings(
     `where` names the place for the reader, for example `service web: label meshlb.`; the key follows it
     directly. A bad pair leaves its key at the value in `base`.
     """
-    policy, problems = base or Policy(), []
+    values: dict[str, Any] = {}
+    problems = []
     for name, text in settings:
         key = KEYS.get(name)
         if key is None:
-            problems.append(f"{where}{_short(name)}: unknown key; known are {', '.join(KEYS)}")
+            problems.append(f"{where}{shown(name)}: unknown key; known are {', '.join(KEYS)}")
             continue
         try:
-            policy = replace(policy, **{key.field: key.parse(text)})
+            values[key.field] = key.parse(text)
         except ValueError as error:
-            problems.append(f'{where}{name}: "{_short(text)}" is not {key.allowed}{_hint(error)}')
-    return policy, tuple(problems)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+            problems.append(f'{where}{name}: "{shown(text)}" is not {key.allowed}{_hint(error)}')
+    policy = base or Policy()
+    return replace(policy, **values) if values else policy, tuple(problems)
 
 
 def _hint(error: ValueError) -> str:
     """What ipaddress says about bits beyond the prefix is worth telling."""
     text = str(error)
-    return f" ({_short(text)})" if text.endswith("has host bits set") else ""
+    return f" ({shown(text)})" if text.endswith("has host bits set") else ""

@@ -21,8 +21,10 @@ from typing import Any
 from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
+from meshlb.text import printable, shown
 from meshlb.weights import HEAVIEST
 
+_LONGEST_SYNTAX = 300  # characters of what tomllib says; it repeats keys
 _OWN_KEYS = ("published", "protocol", "service", "backends")
 _HEADER = re.compile(r"""\s*\[\[\s*(port|"port"|'port')\s*\]\]""")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)  # what Swarm allows as a service's name
@@ -35,6 +37,8 @@ def parse(text: str, name: str) -> Snapshot:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(str(error), text, name)) from error
+    except ValueError as error:  # int()'s
+        raise ConfigError(f"{name}: not TOML that a port needs: a number with too many digits") from error
     except RecursionError as error:
         raise ConfigError(f"{name}: not TOML that a port needs: nested too deeply") from error
     entries = _entries(document, text, name)
@@ -62,10 +66,10 @@ class _Place:
 
 
 def _entries(document: dict[str, Any], text: str, name: str) -> list[tuple[dict[str, Any], _Place]]:
-    whole = _Place(name, text.splitlines(), 1)
+    whole = _Place(name, text.split("\n"), 1)  # as tomllib counts lines
     for key in document:
         if key != "port":
-            raise whole.error(f'"{key}" is not known here; a file consists of [[port]] entries', key)
+            raise whole.error(f'"{shown(key)}" is not known here; a file consists of [[port]] entries', key)
     entries = document.get("port", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise whole.error('"port" must be written as [[port]], once for each published port', "port")
@@ -104,7 +108,7 @@ def _check_keys(entry: dict[str, Any], place: _Place) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise place.error(f'unknown key "{key}"; {hint}known are {", ".join(known)}', key)
+            raise place.error(f'unknown key "{shown(key)}"; {hint}known are {", ".join(known)}', key)
     for key in ("published", "backends"):
         if key not in entry:
             raise place.error(f"this [[port]] has no {key}; add it")
@@ -134,8 +138,10 @@ def _text(value: Any, key: str, place: _Place) -> str:
         return ",".join(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        return str(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return shown(value)
     raise place.error(f"{key} = {_shown(value)}: must be one value, such as a text or a number", key)
 
 
@@ -145,11 +151,12 @@ def _tasks(entry: dict[str, Any], port: Port, place: _Place) -> tuple[Task, ...]
         raise place.error(
             f'backends = {_shown(backends)}: must be a list such as ["10.0.0.1:8000"]', "backends"
         )
-    tasks = [_weighted(backend, port, place) for backend in backends]
-    for index, task in enumerate(tasks):
-        if task.id in (other.id for other in tasks[:index]):
+    tasks: dict[str, Task] = {}
+    for backend in backends:
+        task = _weighted(backend, port, place)
+        if tasks.setdefault(task.id, task) is not task:
             raise place.error(f'backend "{task.name}" is listed twice', "backends", task.name)
-    return tuple(tasks)
+    return tuple(tasks.values())
 
 
 def _weighted(backend: Any, port: Port, place: _Place) -> Task:
@@ -158,7 +165,8 @@ def _weighted(backend: Any, port: Port, place: _Place) -> Task:
         return _task(backend, port, place)
     if unknown := backend.keys() - {"address", "weight"}:
         raise place.error(
-            f"backend {_shown(backend)}: unknown key {min(unknown)}; known are address, weight", "backends"
+            f"backend {_shown(backend)}: unknown key {shown(min(unknown))}; known are address, weight",
+            "backends",
         )
     weight = backend.get("weight", 1)
     if type(weight) is not int or not 1 <= weight <= HEAVIEST:
@@ -172,15 +180,18 @@ def _task(text: Any, port: Port, place: _Place) -> Task:
         address = ipaddress.ip_address(host)
     except ValueError as error:
         raise place.error(
-            f'backend "{text}": "{host}" is not an IP address; names are not resolved, write the address',
+            f"backend {_shown(text)}: {_shown(host)} is not an IP address; "
+            "names are not resolved, write the address",
             "backends",
             text,
         ) from error
     address = getattr(address, "ipv4_mapped", None) or address
     if "%" in host or address.is_multicast or address.is_unspecified:
-        raise place.error(f'backend "{text}": no connection can be made to {host}', "backends", text)
+        raise place.error(
+            f"backend {_shown(text)}: no connection can be made to {shown(host)}", "backends", text
+        )
     if address.is_loopback and number == port.published:
-        raise place.error(f'backend "{text}" is the published port itself: a circle', "backends", text)
+        raise place.error(f"backend {_shown(text)} is the published port itself: a circle", "backends", text)
     name = f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
     return Task(name, name, str(address), port=number)
 
@@ -190,24 +201,22 @@ def _split(text: Any, place: _Place) -> tuple[str, int]:
         re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})", text, re.ASCII) if isinstance(text, str) else None
     )
     if not match or not 1 <= int(match[3]) <= 65535:
-        shown = _shown(text)
         raise place.error(
-            f"backend {shown}: must be ADDRESS:PORT in quotes, an IPv6 address in brackets",
+            f"backend {_shown(text)}: must be ADDRESS:PORT in quotes, an IPv6 address in brackets",
             "backends",
-            shown.strip('"'),
+            shown(text),
         )
     return match[1] or match[2], int(match[3])
 
 
 def _shown(value: Any) -> str:
-    text = f'"{value}"' if isinstance(value, str) else str(value)
-    return text if len(text) <= 80 else text[:80] + "…"
+    return f'"{shown(value, 80)}"' if isinstance(value, str) else shown(value, 80)
 
 
 def _syntax(message: str, text: str, name: str) -> str:
     match = _AT_LINE.search(message)
     if not match:
-        return f"{name}: {message}"
-    line = match[1] or len(text.splitlines()) or 1
+        return f"{name}: {printable(message, _LONGEST_SYNTAX)}"
+    line = match[1] or text.removesuffix("\n").count("\n") + 1
     column = f" (column {match[2]})" if match[2] else " (at the end of the file)"
-    return f"{name}:{line}: {message[: match.start()]}{column}"
+    return f"{name}:{line}: {printable(message[: match.start()], _LONGEST_SYNTAX)}{column}"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from meshlb.model import BackendState, Port, Service, Snapshot, Task, is_address
 from meshlb.policy import LABEL_PREFIX, Policy, from_settings
+from meshlb.text import printable, shown
+
+MOST_PROBLEMS = 1_000  # sentences of a table
+MOST_OF_SERVICE = 50  # sentences about one service: its labels are anybody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,9 @@ def build(snapshot: Snapshot) -> Table:
     entries: dict[tuple[int, str], Entry] = {}
     problems = list(snapshot.problems)
     for service in sorted(snapshot.services, key=lambda service: (service.name, service.id)):
-        problems += _stray_labels(service)
-        for entry, complaints in _entries(service, snapshot.node):
-            problems += complaints
+        found, complaints = _entries(service, snapshot.node)
+        problems += _told(complaints, MOST_OF_SERVICE, f"service {service.name}: ")
+        for entry in found:
             key = (entry.port.published, entry.port.protocol)
             holder = entries.setdefault(key, entry)
             if holder is not entry:
@@ -66,49 +71,76 @@ def build(snapshot: Snapshot) -> Table:
         ordered,
         snapshot.namespace,
         snapshot.namespace_id,
-        tuple(dict.fromkeys(problems)),
+        _told(problems, MOST_PROBLEMS),
         snapshot.absent,
     )
 
 
-def _entries(service: Service, node: str) -> Iterator[tuple[Entry, tuple[str, ...]]]:
-    unreachable = tuple(
-        f'service {service.name}: task {task.name} has no usable address ("{task.address}"); left out'
-        for task in service.tasks
-        if not is_address(task.address)
-    )
+def _told(problems: Iterable[str], most: int, where: str = "") -> tuple[str, ...]:
+    """Each once, on one line, and no more of them than anybody would read."""
+    told = dict.fromkeys(map(printable, filter(None, problems)))
+    if len(told) <= most:
+        return tuple(told)
+    return (*islice(told, most), printable(f"{where}{len(told) - most} more problems; mend the others first"))
+
+
+def _entries(service: Service, node: str) -> tuple[list[Entry], list[str]]:
+    """The service's ports, and sentences about what of its labels and tasks cannot be used."""
+    settings = _settings(service)
+    general = [pair for pair in settings if not pair[0].startswith("port.")]
+    base, complaints = from_settings(general, _where(service))
+    problems = [*_stray_labels(service, settings), *complaints]
+    tasks = [task for task in service.tasks if is_address(task.address)]
+    tasks.sort(key=lambda task: (task.name, task.id))
+    entries = []
     for port in service.ports:
-        policy, complaints = _policy(service, port)
-        backends = tuple(
-            _backend(task, port, node)
-            for task in sorted(service.tasks, key=lambda task: (task.name, task.id))
-            if is_address(task.address)
-        )
-        yield Entry(port, service.name, policy, backends), complaints + unreachable
+        policy, complaints = _policy(service, port, settings, base)
+        problems += complaints
+        entries.append(Entry(port, service.name, policy, tuple(_backend(task, port, node) for task in tasks)))
+    return entries, problems + (_unreachable(service) if entries else [])
 
 
-def _policy(service: Service, port: Port) -> tuple[Policy, tuple[str, ...]]:
-    """The labels for all ports of the service, then those for this one."""
-    where, this_port = f"service {service.name}: label {LABEL_PREFIX}", f"port.{port.published}."
-    settings = [
+def _settings(service: Service) -> list[tuple[str, str]]:
+    return [
         (label.removeprefix(LABEL_PREFIX), text)
         for label, text in service.labels
         if label.startswith(LABEL_PREFIX)
     ]
-    of_all = [pair for pair in settings if not pair[0].startswith("port.")]
+
+
+def _where(service: Service) -> str:
+    return f"service {service.name}: label {LABEL_PREFIX}"
+
+
+def _policy(
+    service: Service, port: Port, settings: list[tuple[str, str]], base: Policy
+) -> tuple[Policy, tuple[str, ...]]:
+    """`base`, the policy of all ports of the service, and the labels for this one."""
+    this_port = f"port.{port.published}."
     of_this = [(key.removeprefix(this_port), text) for key, text in settings if key.startswith(this_port)]
-    policy, general = from_settings(of_all, where)
-    policy, special = from_settings(of_this, where + this_port, policy)
-    return policy, general + special
+    return from_settings(of_this, _where(service) + this_port, base)
 
 
-def _stray_labels(service: Service) -> Iterator[str]:
-    """Sentences about labels for ports that the service does not publish."""
+def _stray_labels(service: Service, settings: list[tuple[str, str]]) -> Iterator[str]:
+    """Sentences about labels for ports that the service does not publish, or that name no key."""
     published = {str(port.published) for port in service.ports}
-    for label, _ in service.labels:
-        number = label.removeprefix(f"{LABEL_PREFIX}port.").partition(".")[0]
-        if label.startswith(f"{LABEL_PREFIX}port.") and number not in published:
-            yield f"service {service.name}: label {label}: the service does not publish port {number}"
+    for key, _ in settings:
+        if not key.startswith("port."):
+            continue
+        number, dot, _ = key.removeprefix("port.").partition(".")
+        if number not in published:
+            yield f"{_where(service)}{shown(key)}: the service does not publish port {shown(number)}"
+        elif not dot:
+            yield f"{_where(service)}{key}: names no key; write {LABEL_PREFIX}{key}.KEY"
+
+
+def _unreachable(service: Service) -> list[str]:
+    return [
+        f"service {service.name}: task {shown(task.name)} has no usable address "
+        f'("{shown(task.address)}"); left out'
+        for task in service.tasks
+        if not is_address(task.address)
+    ]
 
 
 def _backend(task: Task, port: Port, node: str) -> Backend:

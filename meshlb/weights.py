@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from meshlb.model import Node
-from meshlb.policy import LABEL_PREFIX, SHOWN
+from meshlb.policy import LABEL_PREFIX
+from meshlb.text import shown
 
 LABEL = f"{LABEL_PREFIX}weight"
 OF_SERVICE = f"{LABEL}."  # then the service's name
@@ -44,11 +45,11 @@ def of_nodes(nodes: Iterable[Node]) -> Weights:
 
 
 def _problems(node: Node, key: str, text: str) -> Iterator[str]:
-    where = f"node {node.name or node.id}: label {_short(key)}"
+    where = f"node {shown(node.name or node.id)}: label {shown(key)}"
     if not _is_known(key):
         yield f"{where}: unknown; known are {LABEL} and {OF_SERVICE}SERVICE"
     elif not _is_weight(text):
-        yield f'{where}: "{_short(text)}" is not a number from 1 to {HEAVIEST}'
+        yield f'{where}: "{shown(text)}" is not a number from 1 to {HEAVIEST}'
 
 
 def _is_known(key: str) -> bool:
@@ -57,7 +58,3 @@ def _is_known(key: str) -> bool:
 
 def _is_weight(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text)) and 1 <= int(text) <= HEAVIEST
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -94,6 +94,14 @@ def test_addresses_are_split() -> None:
     assert split_address("localhost:1") == ("localhost", 1)
 
 
+@pytest.mark.parametrize(
+    "text", ["[]:1", ":1", "[:1", "]:1", "[::1:1", "[[::1]]:1", "::1:1", "a]:1", "a:65536"]
+)
+def test_what_is_no_address_and_port(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        split_address(text)
+
+
 def agent(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, env={})
 

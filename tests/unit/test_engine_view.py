@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fake_engine import recorded
 
+from meshlb import docker_api
+from meshlb.docker_events import parse_containers
 from meshlb.docker_view import (
     NOBODY,
     Lists,
@@ -286,3 +288,22 @@ def test_nothing_is_carried_of_what_is_known_to_be_gone() -> None:
     assert carry_tasks(old, view_of(heard=frozenset("ab")), "a", None).services == ()
     lists = Lists({"other": Service("i", "other", (), ())})
     assert carry_tasks(old, view_of(heard=frozenset("a")), "a", lists).services == ()
+
+
+def test_garbage_that_is_nested_to_the_limit_is_told_without_its_text(real: dict[str, Any]) -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    real["view"]["Services"]["web"]["Ports"][0] = deep
+    assert parse_view(real["view"]).problems == (
+        'service web: cannot read its port "something too large to be shown"; left out',
+    )
+    entry = {"Protocol": deep, "TargetPort": deep, "PublishedPort": deep, "PublishMode": "ingress"}
+    lists = parse_lists([{"Spec": {"Name": "x" * 9000}, "Endpoint": {"Ports": [entry]}}], [])
+    assert len(lists.problems[0]) < 500
+    assert parse_containers([{"Labels": {"com.docker.swarm.task.id": "t"}, "Status": deep}]) == {}
+
+
+def test_an_error_s_reason_is_one_line() -> None:
+    assert docker_api._message(b'{"message": "a\\n\\u001b[2J"}') == "a\\n\\x1b[2J"
+    assert docker_api._message(b'{"message": ""}') == "no reason given"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from meshlb import logs
-from meshlb.logs import LONGEST, RepeatFilter
+from meshlb.logs import RepeatFilter
+from meshlb.text import LONGEST
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,13 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text, 0, 3600)
 
 
+def test_a_sentence_is_bounded_and_can_be_printed() -> None:
+    evil = "\x1b]0;x\x07\n\u202e\ud800" * 50
+    _, problems = from_settings([(evil, ""), ("balance", evil), ("allow", evil)], "")
+    assert len(problems) == 3
+    assert all(problem.isprintable() and len(problem) < 700 for problem in problems)
+
+
 def test_a_bad_value_keeps_the_base() -> None:
     base = Policy(connect_timeout=2)
     policy, problems = from_settings([("connect-timeout", "never")], "mesh.toml: ", base)

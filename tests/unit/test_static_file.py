@@ -109,6 +109,14 @@ BAD = [
     (PORT + OK + "connect-timeout = 5", 'f:4: connect-timeout: "5" is not a duration'),
     (PORT + OK + "connect-timeout = true", 'f:4: connect-timeout: "true" is not a duration'),
     (PORT + OK + "[port.balance]\nx = 1", "f:1: balance = {'x': 1}: must be one value"),
+    ("a = " + "9" * 5000, "f: not TOML that a port needs: a number with too many digits"),
+    (PORT + OK + "queue = 0x" + "f" * 5000, 'f:4: queue: "something too large to be shown" is not a number'),
+    (PORT + OK + "queue" + ".x" * 5000 + " = 1", "f:4: queue = something too large to be shown: must be one"),
+    (PORT + OK + '"\\u001b[2J\\n" = 1', 'f:1: unknown key "\\x1b[2J\\n"; known are'),
+    (PORT + OK + "x" * 5000 + " = 1", 'f:4: unknown key "' + "x" * 100 + '…"; known are'),
+    (PORT + 'backends = ["\\u202e:1"]', 'f:3: backend "\\u202e:1": "\\u202e" is not an IP address'),
+    ("# \u2028 \x85 \n" + PORT + OK + "balance = 'x'", 'f:5: balance: "x" is not'),
+    ("a." + "b" * 5000 + " = 1\na." + "b" * 5000 + " = 1", "f:2: Cannot overwrite"),
     ("a = " + "[" * 5000, "f: not TOML that a port needs: nested too deeply"),
 ]
 
@@ -118,6 +126,8 @@ def test_a_bad_file_is_refused_with_file_line_and_reason(text: str, sentence: st
     with pytest.raises(ConfigError) as refusal:
         parse(text, "f")
     assert str(refusal.value).startswith(sentence)
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 1000
 
 
 def test_a_text_that_looks_like_a_header_costs_the_line_and_nothing_else() -> None:

@@ -89,3 +89,36 @@ def test_equal_snapshots_make_equal_tables() -> None:
     one = Snapshot((service("b", Port(2, 2)), service("a", Port(1, 1))))
     other = Snapshot((service("a", Port(1, 1)), service("b", Port(2, 2))))
     assert build(one) == build(other)
+
+
+def test_a_label_for_a_port_without_a_key_is_reported() -> None:
+    table = with_labels({"meshlb.port.80": "x", "meshlb.port.": "x"}, Port(80, 8000))
+    assert table.problems == (
+        "service web: label meshlb.port.80: names no key; write meshlb.port.80.KEY",
+        "service web: label meshlb.port.: the service does not publish port ",
+    )
+
+
+def test_labels_can_neither_flood_nor_forge_the_sentences() -> None:
+    labels = {f"meshlb.{number}\n\x1b[2J" + "x" * 9000: "\u202e" for number in range(3000)}
+    table = with_labels(labels, *(Port(number, 1) for number in range(1, 200)))
+    assert len(table.entries) == 199
+    assert table.problems[-1] == "service web: 2950 more problems; mend the others first"
+    assert len(table.problems) == 51
+    assert all(problem.isprintable() and len(problem) < 1000 for problem in table.problems)
+
+
+def test_what_a_source_says_is_shown_on_one_line_each() -> None:
+    table = build(Snapshot(problems=("a\n\x1b[31mb", "", "x" * 9000)))
+    assert table.problems == ("a\\n\\x1b[31mb", "x" * 4096 + "…")
+
+
+def test_there_is_a_most_of_sentences() -> None:
+    table = build(Snapshot(problems=tuple(map(str, range(2000)))))
+    assert table.problems[-2:] == ("999", "1000 more problems; mend the others first")
+
+
+def test_an_address_with_a_zone_is_no_address() -> None:
+    table = build(Snapshot((service("web", Port(80, 8000), tasks=(Task("t", "web.1", "fe80::1%\n"),)),)))
+    assert table.entries[0].backends == ()
+    assert table.problems == ('service web: task web.1 has no usable address ("fe80::1%\\n"); left out',)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshlb.model import Node
+from meshlb.text import shown
 from meshlb.weights import Weights, of_nodes
 
 
@@ -46,8 +47,8 @@ def test_a_bad_weight_is_one_sentence_and_one_holds(text: str) -> None:
     weights = of_nodes((labelled(meshlb_weight=text, meshlb_weight_db="2"),))
     assert [weights.of("10.0.0.2", service) for service in ("web", "db")] == [1, 2]
     [problem] = weights.problems
-    assert problem.startswith(f'node node2: label meshlb.weight: "{text[:100]}')
-    assert problem.endswith('" is not a number from 1 to 256')
+    assert problem.startswith(f'node node2: label meshlb.weight: "{shown(text)}"')
+    assert problem.endswith(" is not a number from 1 to 256")
     assert len(problem) < 200
 
 
