@@ -35,6 +35,7 @@ def cpu_of(call: Callable[[], object]) -> float:
     return min(once() for _ in range(5))
 
 
+@pytest.mark.slow
 def test_reading_all_makes_no_object_of_each_number(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh.plane, "_open_closed", lambda: None)  # 200 ports would need 400 sockets
     mesh.plane.apply(large())
