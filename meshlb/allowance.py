@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 # More than an agent ever sends: it leaves PAUSE seconds between its messages, and more after a large one.
-MESSAGES, MESSAGES_PER_SECOND = 100.0, 25.0
+MESSAGES, MESSAGES_PER_SECOND = 100.0, 12.5
 BYTES, BYTES_PER_SECOND = 16e6, 2e6
 
-PAUSE = 0.1  # seconds
+PAUSE = 0.2  # seconds, after a message of each kind
 SENT_PER_SECOND = 1e6  # bytes
 
 
 def pause_after(size: int) -> float:
-    """The seconds for which a sender is silent after a message of `size` bytes."""
+    """The seconds for which a sender is silent after messages of `size` bytes in all."""
     return max(PAUSE, size / SENT_PER_SECOND)
 
 

@@ -30,15 +30,18 @@ class Echo:
         body = struct.pack("!HH", os.getpid() & 0xFFFF, 1) + secrets.token_bytes(16)
         self._request = _packet(body)
         self._body = body
-        self._socket = _open()
+        self._socket: socket.socket | None = None
+        self._opened = False
 
     @property
     def works(self) -> bool:
-        """Whether this process may ask at all."""
+        """Whether this process may ask at all; known once it has tried."""
         return self._socket is not None
 
     def ask(self, addresses: Iterable[str]) -> None:
         """Send one echo to each; the answers are there later, or never."""
+        if not self._opened:
+            self._opened, self._socket = True, _open()
         if self._socket is None:
             return
         for address in addresses:

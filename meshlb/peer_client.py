@@ -137,7 +137,7 @@ class Client:
             yield
         finally:
             self._wire = None
-            wire.close()
+            wire.cut()
 
     def _connect(
         self, http: aiohttp.ClientSession, identity: Identity
