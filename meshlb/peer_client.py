@@ -31,7 +31,7 @@ class Pace:
     """Seconds between things. Each delay doubles up to the last, and a random half of it is left out."""
 
     # Of WebSocket's own, which notices an agent that hangs; nodes that vanish are watched otherwise.
-    heartbeat: float = 20.0
+    heartbeat: float = 60.0
     first_delay: float = 0.25
     last_delay: float = 5.0
     grace: float = 5.0  # without any manager's agent, before it is called a problem

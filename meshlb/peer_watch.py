@@ -60,6 +60,7 @@ class Dialling(Protocol):
 
 @dataclass(slots=True)
 class _Host:
+    askable: bool  # by an echo
     watched: bool = False
     echoes: bool = False  # it answers them
     asked: float | None = None  # when the oldest echo was sent that is not answered
@@ -93,7 +94,8 @@ class Watch:
             self._dials.stop(address)
             del self._hosts[address]
         for address in addresses:
-            self._hosts.setdefault(address, _Host())
+            if address not in self._hosts:
+                self._hosts[address] = _Host(is_askable(address))
 
     def answered(self, address: str) -> None:
         """The node has answered a connection."""
@@ -121,10 +123,10 @@ class Watch:
 
     def _ask(self, now: float) -> None:
         self._next_echo = now + ECHO_EVERY
-        asked = [address for address in self._hosts if is_askable(address)]
-        for address in asked:
-            if self._hosts[address].asked is None:
-                self._hosts[address].asked = now
+        asked = {address: host for address, host in self._hosts.items() if host.askable}
+        for host in asked.values():
+            if host.asked is None:
+                host.asked = now
         self._echo.ask(asked)
 
     def _echoed(self, address: str) -> None:
