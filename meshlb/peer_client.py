@@ -36,7 +36,7 @@ class Pace:
     last_delay: float = 5.0
     grace: float = 5.0  # without any manager's agent, before it is called a problem
     look: float = 2.0  # between looks at Swarm's certificates
-    tick: float = 0.125  # between looks at who is silent
+    tick: float = 0.125  # between looks at who is silent; twice as long while nobody is
     kept: float = 10.0  # that the states of a node's tasks outlive the connection to its agent
 
 
