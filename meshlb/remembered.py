@@ -63,7 +63,7 @@ class Memory:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                while not self._cluster():
+                while not self._cluster():  # noqa: ASYNC110  # another part comes to know it
                     await asyncio.sleep(min(self._every, PATIENCE))
                 if not await asyncio.to_thread(self._write):
                     self._changed.set()
