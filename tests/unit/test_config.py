@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from click.testing import CliRunner, Result
 
 from meshlb.agent import main
 from meshlb.config import Config, options, split_address
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own environment has some."""
+    for name in [name for name in os.environ if name.startswith("MESHLB_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
