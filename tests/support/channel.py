@@ -103,13 +103,23 @@ async def serving(
     handle: Callable[[web.BaseRequest], Coroutine[Any, Any, web.StreamResponse]], context: ssl.SSLContext
 ) -> AsyncIterator[int]:
     """A peer that does what it likes."""
-    server = web.Server(handle)
+    below: list[asyncio.WriteTransport] = []  # TLS: one that is closed cannot be aborted any more
+
+    async def handle_noted(request: web.BaseRequest) -> web.StreamResponse:
+        transport: Any = request.transport
+        below.append(transport._ssl_protocol._transport)
+        return await handle(request)
+
+    server = web.Server(handle_noted)
     listener = await asyncio.get_running_loop().create_server(server, HERE, 0, ssl=context)
     try:
         yield listener.sockets[0].getsockname()[1]
     finally:
         listener.close()
         await server.shutdown(0.1)
+        for transport in below:
+            transport.abort()  # closing would wait for an end that reads no more
+        await asyncio.sleep(0)
 
 
 async def shown(port: int, root: Path) -> str:

@@ -246,6 +246,7 @@ def test_a_silent_node_is_left_and_heard_again_at_once(
         async with telling(manager, state("one")) as told, watching(worker, told.peers.port, hosts) as heard:
             heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard, "the state")
+            await until(lambda: heard.peers._watch._hosts[HERE].echoes, "its first answer")
             hosts.silent.add(HERE)
             await until(lambda: heard.peers.remote.suspected == {HERE}, "the suspicion")
             await until(lambda: not told.peers.counters.clients, "the old connection to be given up")
@@ -309,6 +310,7 @@ def test_nothing_is_suspected_while_this_machine_cannot_dial(
             dials = Dials(told.peers.port, 0.1)
             monkeypatch.setattr(heard.peers._watch, "_dials", dials)
             monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.EMFILE)
+            await until(lambda: heard.peers._watch._hosts[HERE].echoes, "its first answer")
             hosts.silent.add(HERE)
             await asyncio.sleep(1.5)
             assert not heard.remote
