@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from click.testing import CliRunner, Result
 
 from meshlb.agent import main
 from meshlb.config import Config, options, split_address
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own environment has some."""
+    for name in [name for name in os.environ if name.startswith("MESHLB_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +50,19 @@ def test_the_defaults_of_the_command_line_are_those_of_the_class() -> None:
     assert parse() == Config()
 
 
+@pytest.mark.parametrize("text", ["", "off"])
+def test_no_state_directory(text: str) -> None:
+    found = parse("--state-dir", text)
+    assert isinstance(found, Config)
+    assert found.state_dir is None
+
+
 def test_every_field_is_an_option_and_an_environment_variable() -> None:
     texts = {
         "config": "mesh.toml",
         "http": "[::1]:80",
         "peers": "[::1]:81",
+        "state_dir": "/state",
         "workers": "3",
         "takeover": "never",
         "drain": "1.5",
@@ -55,7 +71,9 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         "loop": "asyncio",
     }
     assert set(texts) == set(Config.__dataclass_fields__)
-    wanted = Config(Path("mesh.toml"), "[::1]:80", "[::1]:81", 3, "never", 1.5, "json", "debug", "asyncio")
+    wanted = Config(
+        Path("mesh.toml"), "[::1]:80", "[::1]:81", Path("/state"), 3, "never", 1.5, "json", "debug", "asyncio"
+    )
     assert parse(*(f"--{name.replace('_', '-')}={text}" for name, text in texts.items())) == wanted
     assert parse(**{f"MESHLB_{name.upper()}": text for name, text in texts.items()}) == wanted
 
