@@ -1,4 +1,4 @@
-"""What managers know, on its way from their agents to the others: between the engine and the channel."""
+"""What is known of the Swarm beyond a node's own engine, between that, the channel and the disk."""
 
 from __future__ import annotations
 
@@ -7,39 +7,98 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from meshlb.model import Desired, Standing
+from meshlb.model import ChannelStatus, Desired, Remote, Standing
 from meshlb.peers import Peers
+from meshlb.remembered import Memory
 
 
 class Source(Protocol):
     """What is needed of `meshlb.engine.SwarmSource`."""
 
     on_standing: Callable[[Standing], None]
+    recall: Callable[[str], Desired | None]
+    channel: Callable[[], ChannelStatus | None]
 
     def advise(self, desired: Desired) -> None:
         """Take what a manager's agent knows."""
 
+    def learn(self, remote: Remote) -> None:
+        """Take what is known of other nodes."""
+
 
 class Advice:
-    """Tells the other agents what this node knows as a manager, or takes it from those that do."""
+    """Tells the other agents what this node knows, and takes from them what they do.
 
-    def __init__(self, source: Source, address: str, port: int) -> None:
+    In `directory`, if there is one, it keeps what managers have told last.
+    """
+
+    def __init__(self, source: Source, address: str, port: int, directory: Path | None = None) -> None:
         self._source, self._address, self._port = source, address, port
+        self._memory = Memory(directory, self._cluster) if directory else None
         self._standing = Standing()
         self._changed = asyncio.Event()
+        self._peers: Peers | None = None
         source.on_standing = self._take
+        source.channel = self.status
+        if self._memory:
+            source.recall = self._memory.recall
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        root = await self._first_root()
-        peers = Peers(root, address=self._address, port=self._port, on_desired=self._source.advise)
+        peers = self._peers = Peers(
+            await self._first_root(),
+            address=self._address,
+            port=self._port,
+            on_desired=self._hear,
+            on_remote=self._source.learn,
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(peers.run())
+            if self._memory:
+                group.create_task(self._memory.run())
             while True:
-                standing = self._standing
-                peers.publish(standing.desired)
-                peers.connect(() if standing.desired is not None else standing.managers)
+                self._pass_on(peers)
                 await self._next()
+
+    def status(self) -> ChannelStatus:
+        """What the channel says of itself."""
+        peers = self._peers
+        if peers is None:
+            return ChannelStatus(problem="the Docker Engine has not told yet who this node is")
+        counted, remote = peers.counters, peers.remote
+        return ChannelStatus(
+            len(peers.addresses),
+            counted.peers,
+            tuple(sorted(remote.suspected)),
+            tuple(sorted(remote.dead)),
+            counted.heard,
+            counted.stale,
+            counted.foreign + counted.refused + counted.garbage,
+            peers.problem,
+        )
+
+    def _pass_on(self, peers: Peers) -> None:
+        standing = self._standing
+        peers.place(standing.hosts)
+        peers.publish(standing.desired)
+        peers.tell(standing.states)
+        own = standing.address
+        managers = [address for address in standing.managers if address != own]
+        others = [address for address in standing.peers if address != own]
+        # A manager misses no other: it knows by itself what they would tell.
+        needed = managers if standing.desired is None else []
+        peers.connect([*managers, *others], needed)
+        if standing.desired is not None and self._memory:
+            self._memory.keep(standing.desired)
+
+    def _hear(self, desired: Desired) -> None:
+        self._source.advise(desired)
+        if self._standing.desired is None and self._memory:
+            self._memory.keep(desired)
+
+    def _cluster(self) -> str:
+        identity = self._peers.identity if self._peers else None
+        return identity.cluster if identity else ""
 
     def _take(self, standing: Standing) -> None:
         self._standing = standing

@@ -128,7 +128,8 @@ async def _channel(config: Config, source: Source) -> AsyncIterator[None]:
         return
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
 
-    task = asyncio.create_task(_advise(Advice(cast(Any, source), *split_address(config.peers))))
+    advice = Advice(cast(Any, source), *split_address(config.peers), config.state_dir)
+    task = asyncio.create_task(_advise(advice))
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ class Config:
     config: Path | None = None  # a static TOML file instead of the Swarm
     http: str = "127.0.0.1:9946"  # where /healthz and /status answer; empty for nowhere
     peers: str = "0.0.0.0:7947"  # where other nodes' agents reach this one; empty for no channel
+    state_dir: Path | None = Path("/var/lib/meshlb")  # for what managers told last; None for nowhere
     workers: int = 0  # threads that move bytes; 0 is one per core
     takeover: str = "auto"  # auto | always | never
     drain: float = 30.0  # seconds that SIGTERM leaves to established connections
@@ -62,6 +63,10 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     return value
 
 
+def _directory(_context: click.Context, _parameter: click.Parameter, value: str) -> Path | None:
+    return None if value in ("", "off") else Path(value)
+
+
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     if value != value:  # noqa: PLR0124  # the range lets nan through
         raise click.BadParameter("nan is not a number of seconds")
@@ -95,8 +100,18 @@ _OPTIONS = (
         default=_DEFAULTS.peers,
         show_default=True,
         callback=_address,
-        help="Where the agents of other nodes reach this one, over TLS with Swarm's own certificates: "
-        "managers tell which tasks are about to stop. off for no such channel.",
+        help="Where the agents of other nodes reach this one, over TLS with Swarm's own certificates: they "
+        "tell which tasks are about to stop or unhealthy, and notice nodes that fall silent. off for no such "
+        "channel.",
+    ),
+    _option(
+        "--state-dir",
+        metavar="DIR",
+        default=str(_DEFAULTS.state_dir),
+        show_default=True,
+        callback=_directory,
+        help="Where the protocols and labels that managers told last are kept, for a start while no manager "
+        "is there; off for nowhere.",
     ),
     _option(
         "--workers",

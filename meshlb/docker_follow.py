@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -78,12 +78,14 @@ class Session:
         known: Known,
         publish: Callable[[Snapshot], None],
         stand: Callable[[Standing], None] = lambda standing: None,
+        recall: Callable[[str], Desired | None] = lambda root: None,
         *,
         namespace: Path,
         interval: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._known, self._publish, self._stand, self._namespace = known, publish, stand, namespace
+        self._recall = recall
         self._interval, self._clock = interval, clock
         self._polling, self._listening = engine.connection(), engine.connection()
         self._over, self._wake = threading.Event(), threading.Event()
@@ -91,6 +93,7 @@ class Session:
         self._marks = Marks()
         self._network = ""
         self._fingerprint: tuple[object, ...] = ()
+        self._hosts: Mapping[str, str] = {}
         self._fresh = self._steady = View()  # as the engine last gave it; the same with its ports kept
         self._earlier: View | None = None  # what was known before this session, until gossip has caught up
         self._catch_up_until = 0.0
@@ -117,6 +120,7 @@ class Session:
         self._polling.speak(version)
         self._listening.speak(version)
         self._learn_membership()
+        self._remember_advice()
         self._network = docker_view.find_ingress(self._get(_NETWORKS_PATH))
         if not self._network:
             raise NotReady(NO_INGRESS)
@@ -168,6 +172,12 @@ class Session:
                 "this node is not a working part of its swarm yet; see docker node ls on a manager"
             )
 
+    def _remember_advice(self) -> None:
+        """Until a manager is heard, what was heard last before this start is the best there is."""
+        if self._known.advice is None and self._known.membership is not None:
+            recalled = self._recall(self._known.membership.root)
+            self._known.advice = docker_view.from_desired(recalled) if recalled else None
+
     def _wait(self) -> None:
         hot = self._clock() < self._hot_until
         if self._wake.wait(HOT_INTERVAL if hot else self._interval):
@@ -183,6 +193,7 @@ class Session:
         fingerprint = docker_view.fingerprint(body)
         if fingerprint != self._fingerprint:
             self._fresh = self._checked(docker_view.parse_view(parse(body, "the ingress network")))
+            self._hosts = docker_view.hosts(self._fresh)
             changed = True
         changed |= self._ask_lists(now) | self._ask_tasks(now) | self._take_advice()
         self._take_standing(now)
@@ -283,7 +294,17 @@ class Session:
         if membership is None:
             return
         desired = docker_view.to_desired(lists) if lists else None
-        standing = Standing(membership.root, membership.managers, desired)
+        peers = tuple(node.address for node in self._fresh.peers)
+        states = dict(self._marks.states())
+        standing = Standing(
+            membership.root,
+            self._own_address,
+            membership.managers,
+            peers,
+            desired,
+            states,
+            self._hosts,
+        )
         if standing != self._standing:
             self._standing = standing
             self._stand(standing)

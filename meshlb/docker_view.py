@@ -150,6 +150,11 @@ def _task(service: str, found: object, problems: list[str]) -> Task | None:
     return Task(name.rpartition(".")[2], name, address, _host(found))
 
 
+def hosts(view: View) -> dict[str, str]:
+    """The address of the node that runs a task, by the task's id."""
+    return {task.id: task.node for service in view.services for task in service.tasks if task.node}
+
+
 def _host(endpoint: object) -> str:
     return _text(_dict(_dict(endpoint).get("Info")).get("Host IP"))
 

@@ -17,12 +17,14 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from meshlb import docker_api, docker_view
 from meshlb.docker_follow import Doubt, Known, NotInSwarm, NotReady, Session
 from meshlb.errors import EngineError
-from meshlb.model import Desired, Snapshot, SourceStatus, Standing
+from meshlb.model import ChannelStatus, Desired, Remote, Snapshot, SourceStatus, Standing
+from meshlb.remote import lay_over
 
 NAMESPACE = Path("/var/run/docker/netns/ingress_sbox")  # a host on the ingress network, kept by dockerd
 BACKOFF = (0.25, 5.0)  # seconds before the first and the last of the attempts to connect again
@@ -46,13 +48,22 @@ class SwarmSource:
         self._base_url, self._interval, self._namespace = base_url, poll_interval, namespace
         self._follower: _Follower | None = None
         self._advice: Desired | None = None
+        self._remote = Remote()
+        self._news = asyncio.Event()  # a snapshot from the engine, or something of other nodes
         self.on_standing: Callable[[Standing], None] = lambda standing: None  # called on the event loop
+        self.recall: Callable[[str], Desired | None] = lambda root: None  # what was last advised, from disk
+        self.channel: Callable[[], ChannelStatus | None] = lambda: None
 
     def advise(self, desired: Desired) -> None:
         """Take what a manager's agent knows. It counts while this node is no manager itself."""
         self._advice = desired
         if self._follower is not None:
             self._follower.advise(desired)
+
+    def learn(self, remote: Remote) -> None:
+        """Take what is known of other nodes; on the event loop. It does not wait for the engine."""
+        self._remote = remote
+        self._news.set()
 
     async def reload(self) -> None:
         """Look again at everything, now."""
@@ -63,12 +74,12 @@ class SwarmSource:
         """What the source says of itself; callable from any thread, at any time."""
         if self._follower is None:
             return SourceStatus("swarm", connected=False, problem="not started yet")
-        return self._follower.status()
+        return replace(self._follower.status(), channel=self.channel())
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """The first snapshot as soon as one is known, then every change; a slow reader gets the newest."""
         loop = asyncio.get_running_loop()
-        news, done = asyncio.Event(), asyncio.Event()
+        news, done = self._news, asyncio.Event()
         newest: list[Snapshot] = []
 
         def publish(snapshot: Snapshot) -> None:
@@ -81,7 +92,15 @@ class SwarmSource:
 
         def session(known: Known, send: Callable[[Snapshot], None]) -> Session:
             engine = docker_api.find(self._base_url)
-            return Session(engine, known, send, stand, namespace=self._namespace, interval=self._interval)
+            return Session(
+                engine,
+                known,
+                send,
+                stand,
+                self.recall,
+                namespace=self._namespace,
+                interval=self._interval,
+            )
 
         follower = _Follower(session, publish, lambda: _tell(loop, done))
         if self._advice is not None:
@@ -93,8 +112,8 @@ class SwarmSource:
             while True:
                 await news.wait()
                 news.clear()
-                if newest[0] != last:
-                    last = newest[0]
+                if newest and (now := lay_over(newest[0], self._remote)) != last:
+                    last = now
                     yield last
         finally:
             follower.stop()

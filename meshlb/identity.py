@@ -131,6 +131,8 @@ def _read(path: Path) -> bytes:
 def _context(protocol: int, certificate: bytes, key: bytes, authority: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Whoever has a certificate of this Swarm is let in; `peer_of` tells by it who that is.
+    context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=authority.decode("ascii"))
     if protocol == ssl.PROTOCOL_TLS_SERVER:
@@ -156,7 +158,6 @@ def _introduce(server: ssl.SSLContext, client: ssl.SSLContext) -> Peer:
 
     It also proves that the pair is of this Swarm's authority and valid today. `client` is spoilt by it.
     """
-    client.check_hostname = False  # our name is what we want to know
     inwards, outwards = ssl.MemoryBIO(), ssl.MemoryBIO()
     accepted = server.wrap_bio(inwards, outwards, server_side=True)
     connected = client.wrap_bio(outwards, inwards)

@@ -7,6 +7,7 @@ compares by value, so "did anything change" is `!=`.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -19,9 +20,14 @@ class Protocol(StrEnum):
 
 
 class BackendState(StrEnum):
-    """`up` takes new connections, `draining` only keeps those it has, `down` has none."""
+    """`up` takes new connections, `draining` only keeps those it has for a while, `down` has none.
+
+    `suspected` is on a node that has fallen silent: it keeps those it has, and takes new ones only while
+    none is up.
+    """
 
     UP = "up"
+    SUSPECTED = "suspected"
     DRAINING = "draining"
     DOWN = "down"
 
@@ -121,13 +127,46 @@ class Desired:
 class Standing:
     """This node's place in its Swarm, for the channel between agents.
 
-    `root` is Docker's data directory, `managers` the addresses of the managers, `desired` what this node
-    itself knows as a manager, None on a worker.
+    `root` is Docker's data directory, `address` this node's own, `managers` and `peers` those of the managers
+    and of all nodes, `desired` what this node itself knows as a manager, None on a worker. `states` are those
+    of its own tasks that are not simply up, `hosts` the address of the node that runs a task, by the task's
+    id.
     """
 
     root: str = ""
+    address: str = ""
     managers: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
     desired: Desired | None = None
+    states: Mapping[str, BackendState] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """What the channel between agents knows of other nodes, by their addresses.
+
+    `tasks` are the states of a node's tasks that are not simply up, as its own agent tells them. A node that
+    is `suspected` has fallen silent; one that is `dead` has been silent for long, and is suspected as well.
+    """
+
+    tasks: Mapping[str, Mapping[str, BackendState]] = field(default_factory=dict)
+    suspected: frozenset[str] = frozenset()
+    dead: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """What the channel between agents says of itself. `problem` is empty when all is well."""
+
+    peers: int = 0  # other nodes that are known
+    connected: int = 0  # those whose agents are heard
+    suspected: tuple[str, ...] = ()  # addresses of nodes that are silent
+    dead: tuple[str, ...] = ()  # those of them that have been for long
+    heard: int = 0  # states taken
+    stale: int = 0  # states that were not newer
+    refused: int = 0  # connections that were not let in or hung up on, and claims about others' tasks
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +262,7 @@ class SourceStatus:
     problem: str = ""
     node: str = ""
     cluster: str = ""
+    channel: ChannelStatus | None = None  # between agents, where there is one
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,23 @@
-"""Listens to one manager's agent: connects, checks who it is, takes its states, connects again for ever."""
+"""Listens to one node's agent: connects, checks who it is, takes its states, connects again for ever."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
 
-from meshlb.identity import MANAGER, Identity, IdentityError, Peer, peer_of
-from meshlb.peer_message import MAX_BYTES, SUBPROTOCOL, Message, MessageError, decode
+from meshlb.allowance import Allowance
+from meshlb.identity import Identity, IdentityError, Peer, peer_of
+from meshlb.peer_message import FORMER, MAX_BYTES, SUBPROTOCOL, Message, MessageError, decode
+from meshlb.peer_wire import Wire
 
 PATH = "/peers"
 CONNECTING = 5.0  # seconds for TCP, TLS and the WebSocket's handshake together
@@ -27,11 +30,14 @@ log = logging.getLogger(__name__)
 class Pace:
     """Seconds between things. Each delay doubles up to the last, and a random half of it is left out."""
 
-    heartbeat: float = 2.0
+    # Of WebSocket's own, which notices an agent that hangs; nodes that vanish are watched otherwise.
+    heartbeat: float = 20.0
     first_delay: float = 0.25
     last_delay: float = 5.0
     grace: float = 5.0  # without any manager's agent, before it is called a problem
     look: float = 2.0  # between looks at Swarm's certificates
+    tick: float = 0.125  # between looks at who is silent
+    kept: float = 10.0  # that the states of a node's tasks outlive the connection to its agent
 
 
 def session() -> aiohttp.ClientSession:
@@ -41,26 +47,36 @@ def session() -> aiohttp.ClientSession:
 
 
 class Client:
-    """One manager's agent, as heard from here."""
+    """One node's agent, as heard from here. `answered` is called whenever that node answers a connection."""
 
     def __init__(
         self,
         address: str,
         port: int,
         identity: Callable[[], Identity | None],
-        hear: Callable[[Peer, Message], None],
+        hear: Callable[[str, Peer, Message], None],
+        *,
+        answered: Callable[[str], None],
         pace: Pace,
     ) -> None:
+        self.address = address
         self.place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        self._identity, self._hear, self._pace = identity, hear, pace
+        self._identity, self._hear, self._answered, self._pace = identity, hear, answered, pace
         self._complained = ""
         self._delay = pace.first_delay
+        self._wire: Wire | None = None
         self.connected = False
         self.reason = ""  # why not
         self.garbage = 0
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since the node's last sign of life on this connection; None when there is none."""
+        return self._wire.age() if self._wire else None
+
     async def run(self, http: aiohttp.ClientSession) -> None:
         """Listen until cancelled, whatever happens."""
+        await asyncio.sleep(random.uniform(0, self._pace.first_delay / 4))  # noqa: S311  # not all at once
         while True:
             identity = self._identity()
             if identity:
@@ -79,6 +95,8 @@ class Client:
             self._complain()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self.reason = _reason(error)
+            if isinstance(error, aiohttp.ClientConnectorError) and _is_refusal(error.os_error):
+                self._answered(self.address)
             log.debug("no connection to the agent at %s: %s", self.place, self.reason)
         finally:
             self.connected = False
@@ -91,15 +109,35 @@ class Client:
     async def _listen(self, http: aiohttp.ClientSession, identity: Identity) -> None:
         async with asyncio.timeout(CONNECTING) as limit, self._connect(http, identity) as socket_:
             peer = peer_of(socket_.get_extra_info("ssl_object"), identity.cluster)
-            if not peer.manager:
-                raise IdentityError(f"the node {peer.node_id} is not a manager but a {peer.role}")
-            if socket_.protocol != SUBPROTOCOL:
+            if socket_.protocol not in (SUBPROTOCOL, FORMER):
                 raise MessageError("it speaks another language; run one release of meshlb everywhere")
             limit.reschedule(None)
-            log.debug("connected to the agent of manager %s at %s", peer.node_id, self.place)
-            async for message in socket_:
+            self._answered(self.address)
+            log.debug("connected to the agent of node %s at %s", peer.node_id, self.place)
+            with self._watched(socket_):
+                await self._take_all(socket_, peer)
+
+    async def _take_all(self, socket_: ClientWebSocketResponse, peer: Peer) -> None:
+        clock = asyncio.get_running_loop().time
+        allowance = Allowance(clock())
+        async for message in socket_:
+            size = len(message.data) if isinstance(message.data, str | bytes) else 0
+            if not allowance.take(size, clock()):
+                raise MessageError("it sends more than any agent does")
+            if message.type is WSMsgType.PING:
+                await socket_.pong(message.data)
+            elif message.type is not WSMsgType.PONG:
                 self._take(peer, message.type, message.data)
-                await asyncio.sleep(BREATHER)
+            await asyncio.sleep(BREATHER)
+
+    @contextlib.contextmanager
+    def _watched(self, socket_: ClientWebSocketResponse) -> Iterator[None]:
+        wire = self._wire = Wire(socket_.get_extra_info("socket").fileno())
+        try:
+            yield
+        finally:
+            self._wire = None
+            wire.cut()
 
     def _connect(
         self, http: aiohttp.ClientSession, identity: Identity
@@ -107,9 +145,9 @@ class Client:
         return http.ws_connect(
             f"https://{self.place}{PATH}",
             ssl=identity.client,
-            server_hostname=MANAGER,
-            protocols=(SUBPROTOCOL,),
+            protocols=(SUBPROTOCOL, FORMER),
             heartbeat=self._pace.heartbeat,
+            autoping=False,  # pings count as messages do
             timeout=ClientWSTimeout(ws_close=1.0),
             compress=0,
             max_msg_size=MAX_BYTES,
@@ -121,10 +159,14 @@ class Client:
             raise MessageError(str(data)) if broken else ConnectionError("the connection broke")
         if not isinstance(data, str):
             raise MessageError("it sends something that is not text")
-        found = decode(data)
+        self._hear(self.address, peer, decode(data))
         self.connected, self.reason, self._delay = True, "", self._pace.first_delay
         self._complained = ""
-        self._hear(peer, found)
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Whether the host itself has answered: by refusing, or with what is not TLS."""
+    return isinstance(error, ConnectionRefusedError | ConnectionResetError | ssl.SSLError)
 
 
 def _reason(error: Exception) -> str:
@@ -142,7 +184,7 @@ def _reason(error: Exception) -> str:
 
 def _reason_of_tls(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not one of a manager of this Swarm: {error.verify_message}"
+        return f"its certificate is not one of this Swarm: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

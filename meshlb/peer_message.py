@@ -1,31 +1,37 @@
-"""What agents say to each other, as text: a manager's whole `Desired` with its version. Pure.
+"""What agents say to each other, as text: whole states with their versions. Pure.
 
-A message comes from a node with a manager's certificate, and still nothing in it is believed before it was
-checked: type, size and number of everything. Members that are not known are skipped, as agents of two
-releases talk to each other while an upgrade goes through the nodes.
+There are two kinds of message: a manager's `Desired`, and the states of a node's own tasks that are not
+simply up. A message comes from a node with a certificate of the Swarm, and still nothing in it is believed
+before it was checked: type, size and number of everything. Members that are not known are skipped, as agents
+of two releases talk to each other while an upgrade goes through the nodes.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from meshlb.model import Desired, Node, Port, Protocol, Service
+from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service
 from meshlb.policy import LABEL_PREFIX
 
-SUBPROTOCOL = "meshlb.desired.v1"  # of the WebSocket; another way of saying things gets another name
+SUBPROTOCOL = "meshlb.peers.v1"  # of the WebSocket; another way of saying things gets another name
+FORMER = "meshlb.desired.v1"  # of a release that takes nothing but managers' messages
 MAX_BYTES = 4 << 20
 MAX_SERVICES = 20_000
 MAX_PORTS = 1_000  # of one service
 MAX_LABELS = 1_000  # of one service or node
 MAX_NODES = 10_000
 MAX_STOPPING = 100_000
+MAX_TASKS = 10_000  # of one node
 MAX_PROBLEMS = 100
 MAX_NAME = 255  # characters of an id, a name, an address or a label's key
 MAX_TEXT = 4_096  # characters of a label's value or a problem
+
+DESIRED, TASKS = "desired", "tasks"
+TOLD = {state.value: state for state in (BackendState.DRAINING, BackendState.DOWN)}  # of tasks
 
 _MAX_COUNT = (1 << 53) - 1
 _Item = TypeVar("_Item")
@@ -45,10 +51,16 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One state of one manager."""
+    """One state of one agent: what it knows as a manager, or the states of its own tasks; else None."""
 
     version: Version
-    desired: Desired
+    desired: Desired | None = None
+    tasks: Mapping[str, BackendState] | None = None
+
+    @property
+    def part(self) -> str:
+        """The name of what it is a state of."""
+        return DESIRED if self.desired is not None else TASKS
 
 
 def encode(version: Version, desired: Desired) -> str:
@@ -65,6 +77,15 @@ def encode(version: Version, desired: Desired) -> str:
         "stopping": sorted(desired.stopping),
         "problems": [problem[:MAX_TEXT] for problem in desired.problems[:MAX_PROBLEMS]],
     }
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    decode(text)
+    return text
+
+
+def encode_tasks(version: Version, tasks: Mapping[str, BackendState]) -> str:
+    """The states of the sender's own tasks as text; of more than a receiver takes, the first."""
+    told = [(task, state.value) for task, state in sorted(tasks.items()) if state.value in TOLD]
+    document = {"epoch": version.epoch, "count": version.count, "tasks": dict(told[:MAX_TASKS])}
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     decode(text)
     return text
@@ -111,6 +132,10 @@ def decode(text: str) -> Message:
     except json.JSONDecodeError as error:
         raise MessageError(f"it is not JSON: {error.msg} at {error.pos}") from None
     top = _members(found, "it")
+    if ("services" in top) == (TASKS in top):
+        raise MessageError("it has no services, or tasks, or it has both")
+    if TASKS in top:
+        return Message(_version(top), None, _tasks(top))
     return Message(_version(top), _desired(top))
 
 
@@ -154,6 +179,17 @@ def _desired(top: dict[str, Any]) -> Desired:
     _check_unique(stopping, "stopping", "it")
     problems = _items(top, "problems", "it", MAX_PROBLEMS, lambda found: _text(found, "problems", MAX_TEXT))
     return Desired(services, _items(top, "nodes", "it", MAX_NODES, _node), frozenset(stopping), problems)
+
+
+def _tasks(top: dict[str, Any]) -> dict[str, BackendState]:
+    """The states by the tasks' ids; a state that a later release may have is skipped."""
+    found = _members(top[TASKS], "tasks")
+    if len(found) > MAX_TASKS:
+        raise MessageError(f"it has {len(found)} tasks; {MAX_TASKS} are allowed")
+    told = {
+        _text(task, "a task", MAX_NAME): _text(state, "a state", MAX_NAME) for task, state in found.items()
+    }
+    return {task: TOLD[state] for task, state in told.items() if state in TOLD}
 
 
 def _service(found: object) -> Service:
@@ -253,11 +289,11 @@ def _check_unique(found: tuple[object, ...] | list[str], key: str, place: str) -
 class Ledger:
     """The newest version of every sender: what is older, or of an agent that was replaced, is not news."""
 
-    senders: int = 64
+    senders: int = 1024  # two for each of 256 peers, and room for their successors
     retired: int = 8  # epochs remembered for each sender
-    _newest: OrderedDict[str, tuple[Version, deque[str]]] = field(default_factory=OrderedDict)
+    _newest: OrderedDict[object, tuple[Version, deque[str]]] = field(default_factory=OrderedDict)
 
-    def is_news(self, sender: str, version: Version) -> bool:
+    def is_news(self, sender: object, version: Version) -> bool:
         """Whether `version` is newer than all from this sender; if so it is the newest from now on."""
         newest, gone = self._newest.get(sender, (None, deque[str](maxlen=self.retired)))
         if newest and version.epoch == newest.epoch and version.count <= newest.count:

@@ -1,8 +1,8 @@
-"""Tells other agents what this node knows as a manager: WebSockets over TLS, to nodes of the own Swarm only.
+"""Tells other agents what this node knows: WebSockets over TLS, to nodes of the own Swarm only.
 
 A connection is accepted or refused (too many), shakes hands (who has no certificate of this Swarm ends
-here), asks for the WebSocket, and is then told the newest state whenever there is a newer one. Whoever reads
-slowly gets the newest state next, and never sees those in between: nothing queues.
+here), asks for the WebSocket, and is then told the newest states whenever there is a newer one. Whoever reads
+slowly gets the newest states next, and never sees those in between: nothing queues.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from collections.abc import Callable
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from meshlb.allowance import Allowance, pause_after
 from meshlb.identity import Identity, IdentityError, Peer, peer_of
-from meshlb.peer_message import SUBPROTOCOL
+from meshlb.peer_message import DESIRED, FORMER, SUBPROTOCOL
+from meshlb.peer_wire import watch_over
 
 PATH = "/peers"
-MAX_CLIENTS = 256
+MAX_CLIENTS = 512  # twice as many nodes as an agent listens to: each may be replacing its own
 MAX_OF_NODE = 4  # a node has one agent, for a moment two
 MAX_HANDSHAKES = 64
 MAX_HANDSHAKES_OF_ADDRESS = 8  # so that one address cannot keep the others out
@@ -40,7 +42,7 @@ _SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECON
 
 
 class Server:
-    """Listens while there is something to tell. `tell` hears one sentence while it cannot, then nothing."""
+    """Listens while it runs. `tell` hears one sentence while it cannot, then nothing."""
 
     def __init__(
         self,
@@ -48,11 +50,9 @@ class Server:
         port: int,
         identity: Callable[[], Identity | None],
         tell: Callable[[str], None],
-        heartbeat: float,
     ) -> None:
         self._address, self._wanted_port, self._identity, self._tell = address, port, identity, tell
-        self._heartbeat = heartbeat
-        self._text: str | None = None
+        self._texts: dict[str, str] = {}  # by part
         self._members: frozenset[str] = frozenset()
         self._news = asyncio.Event()  # set and replaced at each change, so that nobody can miss one
         self._http: web.Server | None = None
@@ -68,9 +68,21 @@ class Server:
         """Agents that are connected."""
         return self._clients.total()
 
-    def offer(self, text: str | None, members: frozenset[str]) -> None:
-        """Tell everyone `text` from now on; None: hang up. Only the nodes `members` are let in, if any."""
-        self._text, self._members = text, members
+    def offer(self, part: str, text: str | None) -> None:
+        """Tell everyone this state of `part` from now on; None: there is none."""
+        if text is None:
+            self._texts.pop(part, None)
+        else:
+            self._texts[part] = text
+        self._stir()
+
+    def admit(self, members: frozenset[str]) -> None:
+        """Let only these nodes in, if any are named; others are hung up on."""
+        if members != self._members:
+            self._members = members
+            self._stir()
+
+    def _stir(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
@@ -78,11 +90,9 @@ class Server:
         """Serve until cancelled."""
         http = self._http = web.Server(self._handle, access_log=None, lingering_time=0, max_line_size=1024)
         try:
-            while True:
-                while self._text is None:
-                    await self._news.wait()
-                await self._serve(http)
+            await self._listen(http)
         finally:
+            self.drop()
             await _end(*self._tasks)
             await http.shutdown(1.0)
 
@@ -90,18 +100,6 @@ class Server:
         """Hang up on everyone."""
         for connection in self._http.connections if self._http else ():
             connection.force_close()
-
-    async def _serve(self, http: web.Server) -> None:
-        """Serve until there is nothing to tell any more."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                listening = group.create_task(self._listen(http))
-                while self._text is not None:
-                    await self._news.wait()
-                listening.cancel()
-        finally:
-            self._tell("")
-            self.drop()
 
     async def _listen(self, http: web.Server) -> None:
         delay = 0.5
@@ -117,7 +115,7 @@ class Server:
                 place = f"{self._address or '*'}:{self._wanted_port}"
                 self._tell(f"cannot listen for other agents on {place}: {reason}")
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 5.0)
+            delay = min(delay * 2, 2.0)
 
     async def _accept(self, http: web.Server, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -157,6 +155,7 @@ class Server:
     async def _shake_hands(self, http: web.Server, connection: socket.socket, identity: Identity) -> None:
         loop = asyncio.get_running_loop()
         protocol = http()  # not what the call returns: uvloop returns the one of TLS
+        watch_over(connection)
         try:
             await loop.connect_accepted_socket(
                 lambda: protocol,
@@ -165,6 +164,9 @@ class Server:
                 ssl_handshake_timeout=HANDSHAKE,
                 ssl_shutdown_timeout=1.0,
             )
+        except ConnectionResetError:  # another node has only looked whether this one answers
+            connection.close()
+            return
         except OSError as error:  # anyone may cause this at any rate: counted, not logged
             self.refused += 1
             connection.close()
@@ -182,11 +184,11 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._silent.discard(request.protocol)
         socket_ = web.WebSocketResponse(
-            heartbeat=self._heartbeat,
+            autoping=False,  # pings count as messages do
             compress=False,  # a small message could be a large one
             max_msg_size=1024,
             timeout=1.0,
-            protocols=(SUBPROTOCOL,),
+            protocols=(SUBPROTOCOL, FORMER),
         )
         try:
             peer = self._admit(request, socket_)
@@ -208,15 +210,15 @@ class Server:
     def _admit(self, request: web.BaseRequest, socket_: web.WebSocketResponse) -> Peer:
         """Who it is; IdentityError when it has no business here."""
         identity = self._identity()
-        if identity is None or self._text is None:
-            raise IdentityError("this node is not a manager now")
+        if identity is None:
+            raise IdentityError("this node has no certificate of the Swarm now")
         transport = request.transport
         peer = peer_of(transport.get_extra_info("ssl_object") if transport else None, identity.cluster)
         if not self._is_member(peer):
             raise IdentityError(f"the node {peer.node_id} is not in docker node ls (any more)")
         if self._clients[peer.node_id] >= MAX_OF_NODE:
             raise IdentityError(f"the node {peer.node_id} has {MAX_OF_NODE} connections already")
-        if request.path != PATH or socket_.can_prepare(request).protocol != SUBPROTOCOL:
+        if request.path != PATH or socket_.can_prepare(request).protocol not in (SUBPROTOCOL, FORMER):
             raise IdentityError(f"this agent speaks {SUBPROTOCOL} at {PATH} only; run one release everywhere")
         return peer
 
@@ -227,12 +229,24 @@ class Server:
     async def _talk(self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer) -> None:
         sending = asyncio.create_task(self._send(socket_, request, peer))
         try:
-            message = await socket_.receive()
-            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.ERROR):
-                self._complain(peer, message.data)
+            await self._hear(socket_, peer)
         finally:
             await _end(sending)
             await socket_.close(code=WSCloseCode.POLICY_VIOLATION)
+
+    async def _hear(self, socket_: web.WebSocketResponse, peer: Peer) -> None:
+        """Until it hangs up, or says more than that it is there."""
+        clock = asyncio.get_running_loop().time
+        allowance = Allowance(clock())
+        while True:
+            message = await socket_.receive()
+            if message.type is WSMsgType.PING and allowance.take(len(message.data), clock()):
+                await socket_.pong(message.data)
+            elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.ERROR, WSMsgType.PING):
+                self._complain(peer, message.data)
+                return
+            elif message.type is not WSMsgType.PONG or not allowance.take(len(message.data), clock()):
+                return
 
     def _complain(self, peer: Peer, data: object) -> None:
         if isinstance(data, OSError | TimeoutError):
@@ -241,17 +255,22 @@ class Server:
         log.warning("hung up on the agent of node %s: it may listen here, not talk", peer.node_id)
 
     async def _send(self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer) -> None:
-        """The newest state at each change; returns when this peer is to be told no more."""
-        sent = None
+        """The newest states at each change; returns when this peer is to be told no more."""
+        sent: dict[str, str] = {}
         with contextlib.suppress(OSError):  # the connection broke; receive() tells that too
-            while self._text is not None and self._is_member(peer):
+            while self._is_member(peer):
                 news = self._news
-                if self._text is not sent:
-                    sent = self._text
-                    if not await _deliver(socket_, request, sent):
-                        return
-                else:
+                fresh = {part: text for part, text in self._texts.items() if text is not sent.get(part)}
+                if socket_.ws_protocol == FORMER:
+                    fresh = {part: text for part, text in fresh.items() if part == DESIRED}
+                if not fresh:
                     await news.wait()
+                for text in fresh.values():
+                    if not await _deliver(socket_, request, text):
+                        return
+                sent |= fresh
+                if fresh:
+                    await asyncio.sleep(pause_after(sum(map(len, fresh.values()))))
             await socket_.close(code=WSCloseCode.GOING_AWAY)
 
 

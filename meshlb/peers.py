@@ -1,9 +1,9 @@
-"""The channel between agents: managers tell what only they know, all others listen. Nothing waits for it.
+"""The channel between agents: each tells what only it knows, and listens to all others. Nothing waits for it.
 
-A manager's agent serves (`peer_server.py`), an agent on any other node listens to those of all managers
-(`peer_client.py`). Of several managers the one that was heard last rules: each tells its whole state whenever
-that changes, and Raft keeps managers apart by milliseconds only. When the channel is lost, what was heard
-last stays with whoever was told.
+Every agent serves (`peer_server.py`) and listens to those of all other nodes (`peer_client.py`); which nodes
+are silent is told by `peer_watch.py`. What is heard is believed by `peer_beliefs.py`. Of several managers the
+one that was heard last rules: each tells its whole state whenever that changes, and Raft keeps managers apart
+by milliseconds only. When the channel is lost, what managers told last stays with whoever was told.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
-from meshlb.identity import Keeper, Peer
-from meshlb.model import Desired
+from meshlb.dial import Dials
+from meshlb.echo import Echo
+from meshlb.identity import Identity, Keeper, Peer
+from meshlb.model import BackendState, Desired, Remote
+from meshlb.peer_beliefs import Beliefs
 from meshlb.peer_client import Client, Pace, session
-from meshlb.peer_message import Ledger, Message, MessageError, Version, encode
+from meshlb.peer_message import DESIRED, TASKS, Message, MessageError, Version, encode, encode_tasks
 from meshlb.peer_server import Server
+from meshlb.peer_watch import DIALLING, Asking, Dialling, Watch
 
 PORT = 7947
-MAX_MANAGERS = 16  # more make a Swarm slower, not safer; Docker advises seven at most
+MAX_PEERS = 256  # a Swarm of more nodes works; of the others only gossip tells
+SHOWN = 5  # nodes that a line of log names
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +46,19 @@ class PeerCounters:
     """Connections now, and events since the start."""
 
     clients: int = 0  # agents that listen to this one
-    managers: int = 0  # managers' agents that this one listens to
+    peers: int = 0  # agents that this one listens to
     heard: int = 0  # states taken
     stale: int = 0  # states that were not newer
+    foreign: int = 0  # claims about tasks that another node runs
     refused: int = 0  # connections from others that were not let in or hung up on
-    garbage: int = 0  # connections to managers that ended for what they sent or who they were
+    garbage: int = 0  # connections to others that ended for what they sent or who they were
 
 
 class Peers:
-    """The channel of this agent. Its methods are called on the event loop; `problem` is for the user."""
+    """The channel of this agent. Its methods are called on the event loop; `problem` is for the user.
+
+    `on_desired` hears what managers tell, `on_remote` what is known of other nodes, each when it has changed.
+    """
 
     def __init__(
         self,
@@ -58,27 +67,36 @@ class Peers:
         port: int = PORT,
         address: str = "",
         on_desired: Callable[[Desired], None],
+        on_remote: Callable[[Remote], None] = lambda remote: None,
         pace: Pace | None = None,
+        ask: tuple[Asking, Dialling] | None = None,
     ) -> None:
-        self._pace, self._port, self._on_desired = pace or Pace(), port, on_desired
+        self._pace, self._port, self._on_desired, self._on_remote = (
+            pace or Pace(),
+            port,
+            on_desired,
+            on_remote,
+        )
         self._troubles = dict.fromkeys(_ENDS, "")
         self._keeper = Keeper(
             root, lambda text: self._tell("identity", text), self._start_anew, self._pace.look
         )
         self._server = Server(
-            address,
-            port,
-            lambda: self._keeper.current,
-            lambda text: self._tell("server", text),
-            self._pace.heartbeat,
+            address, port, lambda: self._keeper.current, lambda text: self._tell("server", text)
         )
         self._clients: dict[str, tuple[Client, asyncio.Task[None]]] = {}
-        self._managers: tuple[str, ...] = ()
-        self._changed = asyncio.Event()  # the managers, or the Swarm
+        self._addresses: tuple[str, ...] = ()
+        self._managers: frozenset[str] = frozenset()
+        self._changed = asyncio.Event()  # the addresses, who is silent, or the Swarm
         self._anew = False
-        self._ledger, self._epoch, self._count = Ledger(), secrets.token_hex(8), 0
+        self._watch = Watch(*(ask or (Echo(), Dials(port, DIALLING))), self._age)
+        self._beliefs = Beliefs(self._pace.kept)
+        self._epoch, self._count = secrets.token_hex(8), 0
         self._desired: Desired | None = None
-        self._heard = self._stale = self._garbage = 0
+        self._states: Mapping[str, BackendState] | None = None
+        self._remote = Remote()
+        self._garbage = 0
+        self.tell({})
 
     @property
     def problem(self) -> str:
@@ -91,14 +109,30 @@ class Peers:
         return self._server.port
 
     @property
+    def identity(self) -> Identity | None:
+        """Who this node is, once its certificate was read."""
+        return self._keeper.current
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The other nodes."""
+        return self._addresses
+
+    @property
+    def remote(self) -> Remote:
+        """What is known of them."""
+        return self._remote
+
+    @property
     def counters(self) -> PeerCounters:
         """For the status."""
         clients = [client for client, _ in self._clients.values()]
         return PeerCounters(
             self._server.clients,
             sum(client.connected for client in clients),
-            self._heard,
-            self._stale,
+            self._beliefs.heard,
+            self._beliefs.stale,
+            self._beliefs.foreign,
             self._server.refused,
             self._garbage + sum(client.garbage for client in clients),
         )
@@ -110,37 +144,58 @@ class Peers:
         text = None
         if desired is not None:
             try:
-                text = encode(Version(self._epoch, self._count + 1), desired)
+                text = encode(self._next_version(), desired)
             except MessageError as error:
                 self._tell("message", f"cannot tell other agents what this manager knows: {error}")
                 return
-            self._count += 1
+            self._know(desired)
         self._desired = desired
         self._tell("message", "")
-        members = desired.nodes if desired else ()
-        self._server.offer(text, frozenset(node.id for node in members) - {""})
+        self._server.offer(DESIRED, text)
 
-    def connect(self, managers: tuple[str, ...]) -> None:
-        """Listen to the agents at exactly these addresses."""
-        self._managers = tuple(dict.fromkeys(managers))[:MAX_MANAGERS]
+    def tell(self, states: Mapping[str, BackendState]) -> None:
+        """The states of this node's own tasks that are not simply up, by their ids."""
+        if states == self._states:
+            return
+        try:
+            self._server.offer(TASKS, encode_tasks(self._next_version(), states))
+        except MessageError as error:  # an engine whose ids are none
+            log.warning("cannot tell other agents the states of this node's tasks: %s", error)
+        self._states = dict(states)
+
+    def connect(self, addresses: Collection[str], managers: Collection[str] = ()) -> None:
+        """Listen to the agents at exactly these addresses; without any of `managers` something is wrong."""
+        self._addresses = tuple(dict.fromkeys((*managers, *addresses)))[:MAX_PEERS]
+        self._managers = frozenset(managers)
+        self._watch.follow(self._addresses)
         self._changed.set()
+
+    def place(self, hosts: Mapping[str, str]) -> None:
+        """The address of the node that runs a task, by the task's id, as gossip shows it."""
+        self._beliefs.hosts = hosts
 
     async def run(self) -> None:
         """Serve and listen until cancelled. Trouble outside is told by `problem` and one line of log."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._keeper.run())
-            group.create_task(self._server.run())
-            group.create_task(self._watch_clients())
-            await self._run_clients(group)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keeper.run())
+                group.create_task(self._server.run())
+                group.create_task(self._look_around())
+                group.create_task(self._watch_clients())
+                await self._run_clients(group)
+        finally:
+            self._watch.close()
 
     async def _run_clients(self, group: asyncio.TaskGroup) -> None:
+        """Keep a client for each node that is not silent: when it is back, it is dialled anew at once."""
         async with session() as http:
             while True:
                 if self._anew:
                     self._anew = False
-                    await self._hang_up(set(self._clients))
-                await self._hang_up(self._clients.keys() - set(self._managers))
-                for address in self._managers:
+                    self._hang_up(set(self._clients))
+                wanted = dict.fromkeys(a for a in self._addresses if a not in self._watch.suspected)
+                self._hang_up(self._clients.keys() - wanted.keys())
+                for address in wanted:
                     if address not in self._clients:
                         self._clients[address] = self._started(address, group, http)
                 await self._changed.wait()
@@ -149,41 +204,92 @@ class Peers:
     def _started(
         self, address: str, group: asyncio.TaskGroup, http: aiohttp.ClientSession
     ) -> tuple[Client, asyncio.Task[None]]:
-        client = Client(address, self._port, lambda: self._keeper.current, self._hear, self._pace)
+        client = Client(
+            address,
+            self._port,
+            lambda: self._keeper.current,
+            self._hear,
+            answered=self._watch.answered,
+            pace=self._pace,
+        )
         return client, group.create_task(client.run(http))
 
-    async def _hang_up(self, addresses: set[str]) -> None:
-        ended = [self._clients.pop(address) for address in addresses]
-        for client, task in ended:
+    def _hang_up(self, addresses: Collection[str]) -> None:
+        """End these clients, without waiting: the other end may not be there."""
+        for client, task in [self._clients.pop(address) for address in addresses]:
             self._garbage += client.garbage
             task.cancel()
-        if ended:
-            await asyncio.wait([task for _, task in ended])
+
+    async def _look_around(self) -> None:
+        """The only clock of the channel: who is silent, and what is still to be believed."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            now = clock()
+            self._watch.tick(now)
+            for address, (client, _) in self._clients.items():
+                if client.connected:
+                    self._beliefs.connected(address, now)
+            self._report(now)
+            await asyncio.sleep(self._pace.tick)
+
+    def _report(self, now: float) -> None:
+        """Tell what is known of other nodes, if that is something else now."""
+        remote = Remote(self._beliefs.tasks(now), self._watch.suspected, self._watch.dead)
+        if remote == self._remote:
+            return
+        before, self._remote = self._remote, remote
+        _log_silence(before, remote)
+        if before.suspected != remote.suspected:
+            self._changed.set()
+        self._on_remote(remote)
+
+    def _age(self, address: str) -> float | None:
+        client = self._clients.get(address)
+        return client[0].age if client else None
 
     async def _watch_clients(self) -> None:
         """Calls it a problem when no manager's agent was there for a while; one of several is enough."""
         alone = 0.0
         step = min(0.25, self._pace.grace / 4)
         while True:
-            clients = [client for client, _ in self._clients.values()]
-            fine = not clients or any(client.connected for client in clients)
+            clients = [client for client, _ in self._clients.values() if client.address in self._managers]
+            fine = not self._managers or any(client.connected for client in clients)
             alone = 0.0 if fine or not self._keeper.current else alone + step
             if fine:
                 self._tell("client", "")
             elif alone >= self._pace.grace:
-                self._tell("client", _unreachable(clients[0]))
+                self._tell("client", self._unreachable(clients))
             await asyncio.sleep(step)
 
-    def _hear(self, peer: Peer, message: Message) -> None:
-        if not self._ledger.is_news(peer.node_id, message.version):
-            self._stale += 1
-            return
-        self._heard += 1
-        self._on_desired(message.desired)
+    def _unreachable(self, clients: list[Client]) -> str:
+        place, reason = (clients[0].place, clients[0].reason) if clients else (min(self._managers), "silent")
+        return (
+            f"no manager's agent is reachable ({place}: {reason or 'no answer yet'});"
+            " run meshlb-agent on the managers and let the nodes reach that port over TCP"
+        )
+
+    def _hear(self, address: str, peer: Peer, message: Message) -> None:
+        now = asyncio.get_running_loop().time()
+        desired = self._beliefs.hear(address, peer, message, now)
+        if desired is not None:
+            self._know(desired)
+            self._on_desired(desired)
+        self._report(now)
+
+    def _know(self, desired: Desired) -> None:
+        """Who the Swarm's nodes are, as managers list them."""
+        self._beliefs.nodes = desired.nodes
+        self._server.admit(frozenset(node.id for node in desired.nodes) - {""})
+
+    def _next_version(self) -> Version:
+        self._count += 1
+        return Version(self._epoch, self._count)
 
     def _start_anew(self) -> None:
         """The node has left its Swarm, or is in another one: nobody who is connected has a right to be."""
         self._server.drop()
+        self._server.admit(frozenset())
+        self._beliefs.forget()
         self._anew = True
         self._changed.set()
 
@@ -195,8 +301,13 @@ class Peers:
             log.info("%s", _ENDS[part])
 
 
-def _unreachable(client: Client) -> str:
-    return (
-        f"no manager's agent is reachable ({client.place}: {client.reason or 'no answer yet'});"
-        " run meshlb-agent on the managers and let the nodes reach that port over TCP"
-    )
+def _log_silence(before: Remote, now: Remote) -> None:
+    for level, addresses, text in (
+        (logging.WARNING, now.suspected - before.suspected, "silent: no new connections while others are up"),
+        (logging.WARNING, now.dead - before.dead, "still silent: their connections are reset"),
+        (logging.INFO, before.suspected - now.suspected, "answering again"),
+    ):
+        if addresses:
+            named = ", ".join(sorted(addresses)[:SHOWN])
+            more = f" and {len(addresses) - SHOWN} more" if len(addresses) > SHOWN else ""
+            log.log(level, "nodes %s%s are %s", named, more, text)

@@ -310,10 +310,10 @@ def _numbers(served: _Served) -> Iterable[int]:
 
 
 def _tiers(served: _Served) -> tuple[Members, Members]:
-    """Who takes its connections; while nobody is up, those that are draining: they still answer."""
+    """Who takes its connections; while nobody is up, those that drain or are suspected: they may answer."""
     backends = list(served.backends.values())
     taking = [pair for pair in backends if pair[0].state is BackendState.UP]
-    taking = taking or [pair for pair in backends if pair[0].state is BackendState.DRAINING]
+    taking = taking or [pair for pair in backends if pair[0].state is not BackendState.DOWN]
     if served.entry.policy.locality == "none":
         return _members(taking), ()
     local = [pair for pair in taking if pair[0].local]

@@ -36,7 +36,8 @@ def status_document(status: Status) -> dict[str, Any]:
     return {
         "version": status.version,
         "draining": status.draining,
-        "source": asdict(status.source),
+        "source": _source(status),
+        "channel": asdict(status.source.channel) if status.source.channel else None,
         "ports": [_port_status(port) for port in status.ports],
         "services": [_service(service) for service in status.snapshot.services],
         "nodes": [
@@ -45,6 +46,12 @@ def status_document(status: Status) -> dict[str, Any]:
         "counters": asdict(status.counters) | {"open": status.counters.open},
         "problems": _problems(status),
     }
+
+
+def _source(status: Status) -> dict[str, Any]:
+    found = asdict(status.source)
+    del found["channel"]
+    return found
 
 
 def _problems(status: Status) -> list[str]:

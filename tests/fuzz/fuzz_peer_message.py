@@ -7,9 +7,23 @@ from dataclasses import replace
 import properties
 
 from meshlb.docker_view import NOBODY, View, from_desired, snapshot
-from meshlb.model import Desired, Service, Task
-from meshlb.peer_message import MAX_NAME, Message, MessageError, decode, encode
+from meshlb.identity import WORKER, Peer
+from meshlb.model import BackendState, Desired, Port, Remote, Service, Snapshot, Task
+from meshlb.peer_beliefs import Beliefs
+from meshlb.peer_message import (
+    MAX_NAME,
+    MAX_TASKS,
+    Message,
+    MessageError,
+    Version,
+    decode,
+    encode,
+    encode_tasks,
+)
 from meshlb.policy import LABEL_PREFIX
+from meshlb.remote import lay_over
+
+ADDRESS = "10.0.0.1"
 
 WORDS = (
     *(
@@ -19,6 +33,9 @@ WORDS = (
         '"nodes":[',
         '"stopping":[',
         '"problems":[',
+        '"tasks":{',
+        '"draining"',
+        '"down"',
         '"labels":{',
         '"ports":[',
     ),
@@ -43,31 +60,58 @@ def check(data: bytes) -> None:
     except MessageError as error:
         properties.sentence(str(error), 500)
         return
-    _check_members(message)
-    told_on = encode(message.version, message.desired)
-    assert decode(told_on) == Message(message.version, _without_foreign_labels(message.desired))
-    assert encode(message.version, decode(told_on).desired) == told_on
-    view = View(tuple(map(_running, message.desired.services)))
-    properties.table(snapshot(view, from_desired(message.desired), NOBODY, {}, ("", 0)))
-
-
-def _check_members(message: Message) -> None:
     assert message.version.epoch
     assert type(message.version.count) is int
     assert 0 <= message.version.count < 1 << 53
-    names = [service.name for service in message.desired.services]
+    assert (message.desired is None) != (message.tasks is None)
+    if message.desired is not None:
+        _check_desired(message.version, message.desired)
+    else:
+        _check_tasks(message)
+
+
+def _check_desired(version: Version, desired: Desired) -> None:
+    _check_members(desired)
+    told_on = encode(version, desired)
+    again = decode(told_on)
+    assert again == Message(version, _without_foreign_labels(desired))
+    assert again.desired is not None
+    assert encode(version, again.desired) == told_on
+    view = View(tuple(map(_running, desired.services)))
+    properties.table(snapshot(view, from_desired(desired), NOBODY, {}, ("", 0)))
+
+
+def _check_tasks(message: Message) -> None:
+    """What is told of tasks can be told on; a worker is never believed more than that."""
+    assert message.tasks is not None
+    assert len(message.tasks) <= MAX_TASKS
+    assert all(len(task) <= MAX_NAME for task in message.tasks)
+    assert set(message.tasks.values()) <= {BackendState.DRAINING, BackendState.DOWN}
+    assert decode(encode_tasks(message.version, message.tasks)) == message
+    beliefs = Beliefs(1.0)
+    beliefs.hosts = dict.fromkeys(list(message.tasks)[::2], ADDRESS)
+    assert beliefs.hear("10.0.0.2", Peer("n", WORKER, "c"), message, 0.0) is None
+    believed = beliefs.tasks(0.0)
+    assert not {task for told in believed.values() for task in told} & beliefs.hosts.keys()
+    tasks = tuple(Task(task, f"web.{task}", "10.255.0.7", "10.0.0.2") for task in message.tasks)
+    service = Service("s", "web", (Port(80, 80),), tasks)
+    properties.table(lay_over(Snapshot((service,)), Remote(believed, frozenset({"10.0.0.2"}))))
+
+
+def _check_members(desired: Desired) -> None:
+    names = [service.name for service in desired.services]
     assert all(names)
     assert len(set(names)) == len(names)
-    for node in message.desired.nodes:
+    for node in desired.nodes:
         assert max(map(len, (node.id, node.name, node.address))) <= MAX_NAME
-    for service in message.desired.services:
+    for service in desired.services:
         assert not service.tasks
         assert all(0 < port.published < 65536 and 0 < port.target < 65536 for port in service.ports)
 
 
 def _running(service: Service) -> Service:
     """With a task, on a node whose labels the message may tell."""
-    return replace(service, tasks=(Task("t1", "web.1", "10.255.0.7", "10.0.0.1"),))
+    return replace(service, tasks=(Task("t1", "web.1", "10.255.0.7", ADDRESS),))
 
 
 def _without_foreign_labels(desired: Desired) -> Desired:

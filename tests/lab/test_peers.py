@@ -106,10 +106,8 @@ def test_a_worker_hears_what_a_manager_tells(manager: Node, worker: Node) -> Non
         told.do("publish web db")
         heard.says("heard web db")
         told.do("silence")
-        heard.says("problem no manager's agent is reachable")
         told.do("publish db")
-        eventually(lambda: "heard db" in heard.said, timeout=30, what="what it tells now")
-        eventually(lambda: "problem" in heard.said, timeout=30, what="the problem to end")
+        heard.says("heard db")
 
 
 def test_a_worker_hears_the_agent_that_follows_one_that_was_killed(manager: Node, worker: Node) -> None:
@@ -133,7 +131,9 @@ def test_a_manager_whose_cable_is_pulled_is_missed_and_found_again(
         heard.says("heard one")
         lab.cut(worker)
         try:
-            heard.says("problem no manager's agent is reachable")
+            eventually(
+                lambda: f"silent {manager.address}" in heard.said, timeout=30, what="the manager to be missed"
+            )
             told.do("publish two")
         finally:
             lab.heal(worker)
@@ -145,7 +145,7 @@ def test_a_worker_that_claims_to_be_a_manager_is_not_heard(lab: Lab, worker: Nod
     with end(other) as told, end(worker) as heard:
         told.do("publish forged")
         heard.do(f"connect {other.address}")
-        heard.says(f"problem no manager's agent is reachable ({other.address}:{PORT}: its certificate is not")
+        heard.says(f"problem no manager's agent is reachable ({other.address}:{PORT}: it tells what services")
         assert not [line for line in heard.said if line.startswith("heard")]
 
 
@@ -181,10 +181,10 @@ def test_a_new_authority_for_the_swarm_is_followed(manager: Node, worker: Node) 
         told.do("publish during")
         heard.says("heard during")
         eventually(lambda: _root_of(worker) != before, timeout=120, what="the new root on the worker")
-        told.do("silence")
-        heard.says("problem no manager's agent is reachable")
+    with end(manager) as told, end(worker) as heard:
         told.do("publish after")
-        eventually(lambda: "heard after" in heard.said, timeout=30, what="a connection by the new ones")
+        heard.do(f"connect {manager.address}")
+        heard.says("heard after")
 
 
 def _root_of(node: Node) -> str:

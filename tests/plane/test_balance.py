@@ -126,18 +126,20 @@ def test_no_backend_at_all(mesh: Mesh) -> None:
     assert mesh.counters().failed == 1
 
 
-def test_a_draining_backend_is_better_than_none(mesh: Mesh, server: MakeServer) -> None:
+def test_draining_and_suspected_backends_are_better_than_none(mesh: Mesh, server: MakeServer) -> None:
     mesh.serve(
         backend(server(named(b"draining")).port, state=BackendState.DRAINING),
+        backend(server(named(b"suspected")).port, state=BackendState.SUSPECTED),
         backend(server(named(b"down")).port, state=BackendState.DOWN),
     )
-    assert {ask(mesh) for _ in range(6)} == {b"draining"}
+    assert {ask(mesh) for _ in range(6)} == {b"draining", b"suspected"}
 
 
 def test_only_those_that_are_up_are_chosen(mesh: Mesh, server: MakeServer) -> None:
-    draining, up = server(named(b"draining")), server(named(b"up"))
+    draining, suspected, up = server(named(b"draining")), server(named(b"suspected")), server(named(b"up"))
     mesh.serve(
         backend(draining.port, state=BackendState.DRAINING),
+        backend(suspected.port, state=BackendState.SUSPECTED),
         backend(free_port(), state=BackendState.DOWN),
         up.backend,
     )

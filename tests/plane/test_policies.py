@@ -308,6 +308,24 @@ def test_a_draining_backends_connections_end_in_time(mesh: Mesh, server: MakeSer
     client.close()
 
 
+def test_a_suspected_backend_keeps_its_connections_until_it_is_called_dead(
+    mesh: Mesh, server: MakeServer
+) -> None:
+    silent, staying = server(echo), server(named(b"staying"))
+    policy = Policy(drain=0.2)
+    mesh.serve(silent.backend, policy=policy)
+    client = served(mesh)
+    mesh.serve(backend(silent.port, state=BackendState.SUSPECTED), staying.backend, policy=policy)
+    assert {ask(mesh) for _ in range(4)} == {b"staying"}
+    time.sleep(0.5)  # more than draining would leave it
+    client.sendall(b"y")
+    assert client.recv(1) == b"y"
+    table = Table((mesh.entry(staying.backend, policy=policy),), absent=BackendState.DOWN)
+    mesh.plane.apply(table)
+    assert was_reset(client)
+    client.close()
+
+
 def test_a_silent_connection_is_ended(mesh: Mesh, server: MakeServer) -> None:
     mesh.serve(server(echo).backend, policy=Policy(idle_timeout=0.5))
     client = served(mesh)

@@ -13,22 +13,30 @@ import aiohttp
 from aiohttp import web
 
 from meshlb.identity import MANAGER, load, peer_of
-from meshlb.model import Desired, Service
+from meshlb.model import Desired, Remote, Service
 from meshlb.peer_client import Pace
-from meshlb.peer_message import SUBPROTOCOL
+from meshlb.peer_message import FORMER
 from meshlb.peers import Peers
 
-HERE = "127.0.0.1"
+HERE, THERE = "127.0.0.1", "127.0.0.9"  # where agents that are asked serve, and where those that ask
 PATIENCE = 15.0
-PACE = Pace(heartbeat=0.4, first_delay=0.05, last_delay=0.2, grace=0.4, look=0.05)
+PACE = Pace(heartbeat=0.4, first_delay=0.05, last_delay=0.2, grace=0.4, look=0.05, tick=0.02)
 
 
 class Agent:
     """One agent's end of the channel, and what it heard."""
 
-    def __init__(self, root: Path, port: int = 0, pace: Pace = PACE) -> None:
+    def __init__(self, root: Path, port: int = 0, pace: Pace = PACE, address: str = THERE) -> None:
         self.heard: list[Desired] = []
-        self.peers = Peers(root, port=port, address=HERE, on_desired=self.heard.append, pace=pace)
+        self.remote: list[Remote] = []
+        self.peers = Peers(
+            root,
+            port=port,
+            address=address,
+            on_desired=self.heard.append,
+            on_remote=self.remote.append,
+            pace=pace,
+        )
 
     @property
     def is_informed(self) -> bool:
@@ -37,8 +45,8 @@ class Agent:
 
 
 @contextlib.asynccontextmanager
-async def running(root: Path, port: int = 0, pace: Pace = PACE) -> AsyncIterator[Agent]:
-    agent = Agent(root, port, pace)
+async def running(root: Path, port: int = 0, pace: Pace = PACE, address: str = THERE) -> AsyncIterator[Agent]:
+    agent = Agent(root, port, pace, address)
     task = asyncio.create_task(agent.peers.run())
     try:
         yield agent
@@ -52,7 +60,7 @@ async def running(root: Path, port: int = 0, pace: Pace = PACE) -> AsyncIterator
 
 @contextlib.asynccontextmanager
 async def telling(root: Path, state: Desired, port: int = 0, pace: Pace = PACE) -> AsyncIterator[Agent]:
-    async with running(root, port, pace) as agent:
+    async with running(root, port, pace, HERE) as agent:
         agent.peers.publish(state)
         await until(lambda: agent.peers.port and agent.is_informed, "the manager to listen")
         yield agent
@@ -77,9 +85,9 @@ def state(name: str) -> Desired:
 
 @contextlib.asynccontextmanager
 async def connected(
-    port: int, root: Path, protocols: tuple[str, ...] = (SUBPROTOCOL,), path: str = "/peers"
+    port: int, root: Path, protocols: tuple[str, ...] = (FORMER,), path: str = "/peers"
 ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    """A WebSocket of the test's own, with the certificate in `root`."""
+    """A WebSocket of the test's own, with the certificate in `root`; it speaks as agents did before."""
     context = load(root).client
     async with (
         aiohttp.ClientSession() as session,

@@ -1,7 +1,8 @@
 """One end of the channel between agents as a process: it does what stdin says, and prints what it hears.
 
 Its arguments are Docker's data directory and the port. Lines in: `publish NAME...`, `silence`,
-`connect ADDRESS...`. Lines out: `heard NAME...` for each state, `problem TEXT` whenever that changes.
+`connect ADDRESS...`. Lines out: `heard NAME...` for each state, `silent ADDRESS...` for nodes that are,
+`problem TEXT` whenever that changes.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ def heard(desired: Desired) -> None:
 
 async def main(root: Path, port: int) -> None:
     """Run until stdin ends."""
-    peers = Peers(root, port=port, on_desired=heard, pace=Pace(look=0.2, grace=1.0))
+    peers = Peers(
+        root,
+        port=port,
+        on_desired=heard,
+        on_remote=lambda remote: say("silent", *sorted(remote.suspected)),
+        pace=Pace(look=0.2, grace=1.0),
+    )
     parts = [asyncio.create_task(peers.run()), asyncio.create_task(tell_problems(peers))]
     while line := await asyncio.to_thread(sys.stdin.readline):
         verb, *words = line.split()
         if verb == "connect":
-            peers.connect(tuple(words))
+            peers.connect((), tuple(words))
         else:
             services = tuple(Service(name, name, (), ()) for name in words)
             peers.publish(Desired(services) if verb == "publish" else None)

@@ -42,11 +42,19 @@ def test_the_defaults_of_the_command_line_are_those_of_the_class() -> None:
     assert parse() == Config()
 
 
+@pytest.mark.parametrize("text", ["", "off"])
+def test_no_state_directory(text: str) -> None:
+    found = parse("--state-dir", text)
+    assert isinstance(found, Config)
+    assert found.state_dir is None
+
+
 def test_every_field_is_an_option_and_an_environment_variable() -> None:
     texts = {
         "config": "mesh.toml",
         "http": "[::1]:80",
         "peers": "[::1]:81",
+        "state_dir": "/state",
         "workers": "3",
         "takeover": "never",
         "drain": "1.5",
@@ -55,7 +63,9 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         "loop": "asyncio",
     }
     assert set(texts) == set(Config.__dataclass_fields__)
-    wanted = Config(Path("mesh.toml"), "[::1]:80", "[::1]:81", 3, "never", 1.5, "json", "debug", "asyncio")
+    wanted = Config(
+        Path("mesh.toml"), "[::1]:80", "[::1]:81", Path("/state"), 3, "never", 1.5, "json", "debug", "asyncio"
+    )
     assert parse(*(f"--{name.replace('_', '-')}={text}" for name, text in texts.items())) == wanted
     assert parse(**{f"MESHLB_{name.upper()}": text for name, text in texts.items()}) == wanted
 

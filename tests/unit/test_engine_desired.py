@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine
-from test_engine_source import WEB_TASK, Watcher, hurry, run, service, swarm_event, watch
+from test_engine_source import WEB_TASK, Watcher, event, hurry, run, service, swarm_event, watch
 
 from meshlb import docker_follow, docker_view
 from meshlb.docker_view import PORTS_STAY, Ports, View
-from meshlb.model import BackendState, Desired, Port, Protocol, Service, Standing
+from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service, Standing
 
 __all__ = ["hurry"]  # its waits are these tests' too
 
@@ -136,3 +136,96 @@ def test_a_port_that_another_service_has_now_is_its_alone(monkeypatch: pytest.Mo
     ports.remember(View((service_with("old", 80),)), 0)
     new = View((service_with("new", 80),))
     assert ports.remember(new, 1) == new
+
+
+def test_what_other_nodes_tell_does_not_wait_for_the_engine(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock") as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.first()
+                web = service(watcher.seen[-1])
+                assert web is not None
+                other = next(task for task in web.tasks if task.node != watcher.seen[-1].node)
+                for hang in (True, False):
+                    fake.hang = hang
+                    if not hang:
+                        fake.stop()
+                    watcher.source.learn(Remote({}, frozenset({other.node})))
+                    await watcher.state(BackendState.SUSPECTED, other.id)
+                    watcher.source.learn(Remote({other.node: {other.id: BackendState.DRAINING}}))
+                    await watcher.state(BackendState.DRAINING, other.id)
+                    watcher.source.learn(Remote())
+                    await watcher.state(BackendState.UP, other.id)
+
+    run(scenario())
+
+
+def test_every_node_tells_the_states_of_its_own_tasks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told: list[Standing] = []
+        with FakeEngine(tmp_path / "docker.sock") as fake:
+            watcher = watch(fake.url)
+            watcher.source.on_standing = told.append
+            async with watcher:
+                await watcher.listening(fake)
+                await watcher.until(lambda: told, "a standing")
+                web = service(watcher.seen[-1])
+                assert web is not None
+                assert told[-1].hosts.items() >= {task.id: task.node for task in web.tasks}.items()
+                assert told[-1].address == watcher.seen[-1].node
+                assert set(told[-1].peers) == {node.address for node in watcher.seen[-1].nodes}
+                assert told[-1].states == {}
+                fake.emit(event("health_status: unhealthy"))
+                await watcher.until(lambda: told[-1].states == {WEB_TASK: BackendState.DRAINING}, "sickness")
+                fake.emit(event("health_status: healthy"))
+                await watcher.until(lambda: told[-1].states == {}, "health")
+
+    run(scenario())
+
+
+def test_what_was_advised_before_the_start_is_in_the_first_snapshot(tmp_path: Path) -> None:
+    web = Service("id", "web", (Port(5353, 53, Protocol.UDP),), (), (("meshlb.balance", "source"),))
+    asked: list[str] = []
+
+    def recall(root: str) -> Desired:
+        asked.append(root)
+        return Desired((web,))
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock") as fake:
+            fake.answers["info"] |= {"DockerRootDir": "/data"}
+            watcher = watch(fake.url)
+            watcher.source.recall = recall
+            async with watcher:
+                first = service(await watcher.first())
+                assert first is not None
+                assert (first.ports, first.labels) == (web.ports, web.labels)
+                watcher.source.advise(Desired((Service("id", "web", (Port(80, 80),), ()),)))
+                await watcher.until(
+                    lambda: (found := service(watcher.seen[-1])) and found.ports == (Port(80, 80),), "news"
+                )
+                fake.restart()
+                await watcher.well()
+                await watcher.polls(fake)
+                found = service(watcher.seen[-1])
+                assert found is not None
+                assert found.ports == (Port(80, 80),), "what was heard since is not forgotten"
+
+    run(scenario())
+    assert asked == ["/data"]
+
+
+def test_a_manager_that_has_lost_its_quorum_goes_by_what_it_knew_before(tmp_path: Path) -> None:
+    web = Service("id", "web", (Port(5353, 53, Protocol.UDP),), (), ())
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            fake.answers["services"] = fake.answers["nodes"] = (500, {"message": "no quorum"})
+            watcher = watch(fake.url)
+            watcher.source.recall = lambda root: Desired((web,))
+            async with watcher:
+                first = service(await watcher.first())
+                assert first is not None
+                assert first.ports == web.ports
+
+    run(scenario())

@@ -86,6 +86,7 @@ def body_of(status: Status, path: str, expected: int = 200) -> dict[str, object]
 
 def test_status_says_everything_but_the_labels() -> None:
     assert body_of(WHOLE, "/status") == {
+        "channel": None,
         "version": "0.1.0",
         "draining": False,
         "source": {"kind": "swarm", "connected": True, "problem": "", "node": "n1", "cluster": "c1"},

@@ -10,23 +10,19 @@ import socket
 from pathlib import Path
 
 import pytest
-from channel import HERE, PACE, Agent, run, running, shown, state, telling, until
+from channel import HERE, PACE, Agent, connected, run, running, shown, state, telling, until
 from swarm_ca import SwarmCA, lock
 
 from meshlb.identity import MANAGER, WORKER
 from meshlb.model import Desired
+from meshlb.peer_message import SUBPROTOCOL, TASKS, decode
 from meshlb.peers import Peers
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HERE, port)) == 0
 
 
 def test_what_a_manager_knows_reaches_a_worker(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard == [state("one")], "the first state")
             told.peers.publish(state("two"))
             await until(lambda: heard.heard[-1] == state("two"), "the second state")
@@ -34,21 +30,23 @@ def test_what_a_manager_knows_reaches_a_worker(manager: Path, worker: Path) -> N
             told.peers.publish(state("three"))
             await until(lambda: heard.heard[-1] == state("three"), "the third state")
             assert [desired.services[0].name for desired in heard.heard] == ["one", "two", "three"]
-            assert (told.peers.counters.clients, heard.peers.counters.managers) == (1, 1)
+            assert (told.peers.counters.clients, heard.peers.counters.peers) == (1, 1)
             assert (told.peers.problem, heard.peers.problem) == ("", "")
 
     run(scenario())
 
 
-def test_a_manager_that_is_none_any_more_hangs_up_and_listens_no_more(manager: Path, worker: Path) -> None:
+def test_a_manager_that_is_none_any_more_tells_its_tasks_alone(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard, "the state")
-            port = told.peers.port
             told.peers.publish(None)
-            await until(lambda: not heard.peers.counters.managers, "the end of the connection")
-            await until(lambda: not _listens(port), "the port to be closed")
+            async with connected(told.peers.port, worker, protocols=(SUBPROTOCOL,)) as link:
+                assert decode(await link.receive_str()).part == TASKS
+                with pytest.raises(TimeoutError):
+                    await link.receive_str(timeout=0.3)
+            assert heard.peers.counters.peers == 1
             assert heard.heard == [state("one")]
 
     run(scenario())
@@ -64,7 +62,7 @@ def test_a_listener_connects_again_when_the_manager_is_back(
             port = told.peers.port
             heard = Agent(worker, port)
             task = asyncio.create_task(heard.peers.run())
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard, "the state")
         await until(
             lambda: "no manager's agent is reachable" in heard.peers.problem, "the problem to be told"
@@ -86,7 +84,7 @@ def test_connections_survive_a_renewal_and_new_ones_use_the_new_certificate(
 ) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard, "the state")
             await asyncio.to_thread(ca.issue, manager, MANAGER, node_id="renewed")
             async with asyncio.timeout(10):
@@ -94,7 +92,7 @@ def test_connections_survive_a_renewal_and_new_ones_use_the_new_certificate(
                     await asyncio.sleep(0.02)
             told.peers.publish(state("two"))
             await until(lambda: heard.heard[-1] == state("two"), "a state after the renewal")
-            assert heard.peers.counters.managers == 1
+            assert heard.peers.counters.peers == 1
             assert heard.peers.counters.stale == 0  # it never had to connect again
 
     run(scenario())
@@ -103,10 +101,10 @@ def test_connections_survive_a_renewal_and_new_ones_use_the_new_certificate(
 def test_a_manager_that_leaves_its_swarm_hangs_up(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard, "the state")
             shutil.rmtree(manager / "swarm")
-            await until(lambda: not heard.peers.counters.managers, "the end of the connection")
+            await until(lambda: not heard.peers.counters.peers, "the end of the connection")
             await until(lambda: "is this node in a Swarm?" in told.peers.problem, "the problem")
             await until(lambda: "no manager's agent is reachable" in heard.peers.problem, "the other problem")
 
@@ -120,15 +118,17 @@ def test_a_worker_that_moves_to_another_swarm_hears_its_managers(
     there = other.root("manager", MANAGER)
 
     async def scenario() -> None:
-        async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
-            await until(lambda: heard.heard, "the state")
-            await asyncio.to_thread(other.issue, worker, WORKER)
-            await until(lambda: not told.peers.counters.clients, "the worker to hang up")
+        async with contextlib.AsyncExitStack() as first:
+            told = await first.enter_async_context(telling(manager, state("one")))
             port = told.peers.port
-            told.peers.publish(None)
-            async with telling(there, state("two"), port):
-                await until(lambda: heard.heard[-1] == state("two"), "the other Swarm's state")
+            async with running(worker, port) as heard:
+                heard.peers.connect((), (HERE,))
+                await until(lambda: heard.heard, "the state")
+                await asyncio.to_thread(other.issue, worker, WORKER)
+                await until(lambda: not told.peers.counters.clients, "the worker to hang up")
+                await first.aclose()
+                async with telling(there, state("two"), port):
+                    await until(lambda: heard.heard[-1] == state("two"), "the other Swarm's state")
 
     run(scenario())
 
@@ -141,7 +141,7 @@ def test_an_autolocked_manager_says_so_and_serves_once_it_is_unlocked(
 
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: "autolock" in told.peers.problem, "the problem")
             await until(lambda: told.peers.counters.refused > 2, "some connections to be refused")
             await asyncio.to_thread(ca.issue, manager, MANAGER)
@@ -158,13 +158,13 @@ def test_a_port_that_is_taken_is_said_and_tried_again(manager: Path, worker: Pat
     async def scenario() -> None:
         with socket.create_server((HERE, 0)) as other:
             port = other.getsockname()[1]
-            told = await stack.enter_async_context(running(manager, port))
+            told = await stack.enter_async_context(running(manager, port, address=HERE))
             told.peers.publish(state("one"))
             await until(
                 lambda: f"{HERE}:{port}: another process listens" in told.peers.problem, "the problem"
             )
         heard = await stack.enter_async_context(running(worker, port))
-        heard.peers.connect((HERE,))
+        heard.peers.connect((), (HERE,))
         await until(lambda: heard.heard, "the state")
         assert not told.peers.problem
 
@@ -176,25 +176,13 @@ def test_a_port_that_is_taken_is_said_and_tried_again(manager: Path, worker: Pat
     run(both())
 
 
-def test_a_port_that_is_taken_is_no_problem_of_a_worker(worker: Path) -> None:
-    async def scenario() -> None:
-        with socket.create_server((HERE, 0)) as other:
-            async with running(worker, other.getsockname()[1]) as agent:
-                agent.peers.publish(state("one"))
-                await until(lambda: agent.peers.problem, "the problem")
-                agent.peers.publish(None)
-                await until(lambda: not agent.peers.problem, "its end")
-
-    run(scenario())
-
-
 def test_managers_come_and_go(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect(("127.0.0.1", "127.0.0.2", "not an address", "::1"))
+            heard.peers.connect(("127.0.0.1",), ("127.0.0.2", "not an address", "::1"))
             await until(lambda: heard.heard, "the state")
             await until(lambda: told.peers.counters.clients == 1, "one connection")
-            heard.peers.connect(("127.0.0.2",))
+            heard.peers.connect((), ("127.0.0.2",))
             await until(lambda: not told.peers.counters.clients, "the end of it")
             await until(lambda: "127.0.0.2" in heard.peers.problem, "the problem")
             heard.peers.connect(())
@@ -219,7 +207,7 @@ def test_of_two_managers_the_one_heard_last_rules(ca: SwarmCA, manager: Path, wo
             other.publish(state("other"))
             task = asyncio.create_task(other.run())
             heard = await stack.enter_async_context(running(worker, port))
-            heard.peers.connect((HERE, "127.0.0.2"))
+            heard.peers.connect((), (HERE, "127.0.0.2"))
             await until(lambda: len(heard.heard) == 2, "both states")
             told.peers.publish(state("two"))
             await until(lambda: heard.heard[-1] == state("two"), "the first one's news")
@@ -238,7 +226,7 @@ def test_a_state_that_is_too_large_is_a_problem_and_the_last_one_stays(manager: 
             told.peers.publish(Desired((), (), frozenset(str(number) for number in range(100_001))))
             assert "100001 stopping; 100000 are allowed" in told.peers.problem
             async with running(worker, told.peers.port) as heard:
-                heard.peers.connect((HERE,))
+                heard.peers.connect((), (HERE,))
                 await until(lambda: heard.heard == [state("one")], "the state")
             told.peers.publish(state("two"))
             assert not told.peers.problem
@@ -249,7 +237,7 @@ def test_a_state_that_is_too_large_is_a_problem_and_the_last_one_stays(manager: 
 def test_nothing_is_left_behind(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard, "the state")
         await asyncio.sleep(0.05)
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -266,10 +254,10 @@ def test_it_works_on_uvloop_too(manager: Path, worker: Path, name: str) -> None:
 
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: heard.heard, "the state")
-            told.peers.publish(None)
-            await until(lambda: not heard.peers.counters.managers, "the end")
+            heard.peers.connect(())
+            await until(lambda: not told.peers.counters.clients, "the end")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scenario())

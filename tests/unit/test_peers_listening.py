@@ -27,9 +27,9 @@ def test_a_manager_that_freezes_is_left(manager: Path, worker: Path) -> None:
             return link
 
         async with serving(handle, load(manager).server) as port, running(worker, port) as heard:
-            heard.peers.connect((HERE,))
-            await until(lambda: heard.peers.counters.managers, "the connection")
-            await until(lambda: not heard.peers.counters.managers, "the end of it")
+            heard.peers.connect((), (HERE,))
+            await until(lambda: heard.peers.counters.peers, "the connection")
+            await until(lambda: not heard.peers.counters.peers, "the end of it")
             assert heard.heard == [state("one")]
 
     run(scenario())
@@ -46,29 +46,29 @@ async def refused(context: ssl.SSLContext, listener: Path, said: str, text: str)
         return link
 
     async with serving(handle, context) as port, running(listener, port) as heard:
-        heard.peers.connect((HERE,))
+        heard.peers.connect((), (HERE,))
         await until(lambda: said in heard.peers.problem, f"the reason: {said}")
         assert not heard.heard
-        assert not heard.peers.counters.managers
+        assert not heard.peers.counters.peers
 
 
 GOOD = encode(Version("epoch", 1), state("forged"))
 
 
 def test_a_worker_that_claims_to_know_is_refused(ca: SwarmCA, worker: Path) -> None:
-    run(refused(load(ca.root("rogue", WORKER)).server, worker, "Hostname mismatch", GOOD))
+    run(refused(load(ca.root("rogue", WORKER)).server, worker, "and is not a manager", GOOD))
 
 
 def test_the_role_is_the_certificates_not_its_name(ca: SwarmCA, worker: Path) -> None:
     rogue = ca.root("rogue", WORKER, names=(MANAGER, "x"))
-    run(refused(load(rogue).server, worker, "is not a manager but a swarm-worker", GOOD))
+    run(refused(load(rogue).server, worker, "and is not a manager", GOOD))
 
 
 def test_a_manager_of_another_swarm_is_refused(ca: SwarmCA, worker: Path, tmp_path: Path) -> None:
     other = SwarmCA(tmp_path / "other").root("manager", MANAGER)
     context = load(other).server
     context.verify_mode = ssl.CERT_NONE  # else it would refuse first
-    run(refused(context, worker, "not one of a manager of this Swarm", GOOD))
+    run(refused(context, worker, "not one of this Swarm", GOOD))
 
 
 def test_a_manager_of_another_swarm_under_our_authority_is_refused(ca: SwarmCA, worker: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_manager_of_another_swarm_under_our_authority_is_refused(ca: SwarmCA, 
     ("text", "said"),
     [
         ("hello", "not JSON"),
-        ("{}", "no epoch"),
+        ("{}", "no services"),
         ("[" * 100_000, "nested too deeply"),
         ("x" * (5 << 20), "Message size"),
     ],
@@ -102,7 +102,7 @@ async def _garbage(manager: Path, worker: Path, text: str, said: str) -> None:
         return link
 
     async with serving(handle, load(manager).server) as port, running(worker, port) as heard:
-        heard.peers.connect((HERE,))
+        heard.peers.connect((), (HERE,))
         await until(lambda: heard.peers.counters.garbage >= 3, "three pieces of garbage")
         await until(lambda: said in heard.peers.problem, "the problem")
         assert not heard.heard
@@ -119,7 +119,7 @@ def test_older_states_are_not_taken_again(manager: Path, worker: Path) -> None:
             return link
 
         async with serving(handle, load(manager).server) as port, running(worker, port) as heard:
-            heard.peers.connect((HERE,))
+            heard.peers.connect((), (HERE,))
             await until(lambda: state("six") in heard.heard, "the newest state")
             assert heard.heard == [state("five"), state("six")]
             assert heard.peers.counters.stale == 2

@@ -11,8 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlb import peer_message
-from meshlb.model import Desired, Node, Port, Protocol, Service
-from meshlb.peer_message import Ledger, Message, MessageError, Version, decode, encode
+from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service
+from meshlb.peer_message import (
+    MAX_TASKS,
+    Ledger,
+    Message,
+    MessageError,
+    Version,
+    decode,
+    encode,
+    encode_tasks,
+)
+
+
+def told(text: str) -> Desired:
+    """What a manager's message tells."""
+    found = decode(text).desired
+    assert found is not None
+    return found
+
 
 VERSION = Version("0123456789abcdef", 7)
 DESIRED = Desired(
@@ -99,6 +116,48 @@ def test_one_wrong_value_anywhere_is_refused_or_a_message(data: st.DataObject) -
         assert decode(json.dumps(found)).version.epoch
 
 
+@given(st.dictionaries(names, st.sampled_from([BackendState.DRAINING, BackendState.DOWN]), max_size=5))
+def test_states_of_tasks_arrive_as_they_were_sent(tasks: dict[str, BackendState]) -> None:
+    assert decode(encode_tasks(VERSION, tasks)) == Message(VERSION, None, tasks)
+
+
+def test_only_what_is_not_simply_up_is_told() -> None:
+    tasks = {"a": BackendState.UP, "b": BackendState.SUSPECTED, "c": BackendState.DOWN}
+    assert decode(encode_tasks(VERSION, tasks)).tasks == {"c": BackendState.DOWN}
+
+
+def test_more_tasks_than_a_receiver_takes_are_left_out() -> None:
+    many = {f"{number:06}": BackendState.DOWN for number in range(MAX_TASKS + 1)}
+    told = decode(encode_tasks(VERSION, many)).tasks
+    assert told is not None
+    assert len(told) == MAX_TASKS
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ([], "not an object"),
+        ({"t": 1}, "not text"),
+        ({"t" * 256: "down"}, "256 characters long"),
+        ({"t": "d" * 256}, "256 characters long"),
+        ({str(number): "down" for number in range(MAX_TASKS + 1)}, "10001 tasks"),
+    ],
+)
+def test_other_tasks_are_refused(tasks: object, said: str) -> None:
+    with pytest.raises(MessageError, match=said):
+        decode(json.dumps({"epoch": "e", "count": 1, "tasks": tasks}))
+
+
+def test_a_state_of_a_later_release_is_skipped() -> None:
+    text = json.dumps({"epoch": "e", "count": 1, "tasks": {"t": "frozen", "u": "down"}})
+    assert decode(text).tasks == {"u": BackendState.DOWN}
+
+
+def test_a_message_is_of_one_kind() -> None:
+    with pytest.raises(MessageError, match="both"):
+        decode(json.dumps(document() | {"tasks": {}}))
+
+
 @pytest.mark.parametrize("key", ["epoch", "count", "services", "nodes", "stopping", "problems"])
 def test_every_member_is_needed(key: str) -> None:
     found = document()
@@ -167,7 +226,7 @@ def test_a_member_told_twice_is_refused() -> None:
 
 
 def test_an_earlier_release_tells_no_labels_of_nodes() -> None:
-    assert decode(json.dumps(document() | {"nodes": [NODE]})).desired.nodes == (Node("1", "n", "10.0.0.1"),)
+    assert told(json.dumps(document() | {"nodes": [NODE]})).nodes == (Node("1", "n", "10.0.0.1"),)
 
 
 def test_what_a_later_release_adds_is_skipped() -> None:
@@ -205,8 +264,8 @@ def test_foreign_and_endless_labels_are_not_told() -> None:
     labels = (("com.example.password", "secret"), ("meshlb.a", "x" * 5000), ("meshlb.balance", "roundrobin"))
     text = encode(VERSION, Desired((Service("s", "web", (), (), labels),), (Node("n", "", "", labels),)))
     assert "secret" not in text
-    assert decode(text).desired.nodes[0].labels == (("meshlb.balance", "roundrobin"),)
-    assert decode(text).desired.services[0].labels == (("meshlb.balance", "roundrobin"),)
+    assert told(text).nodes[0].labels == (("meshlb.balance", "roundrobin"),)
+    assert told(text).services[0].labels == (("meshlb.balance", "roundrobin"),)
 
 
 def test_a_state_that_is_too_large_is_not_told() -> None:
