@@ -6,7 +6,7 @@ import asyncio
 import errno
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -31,14 +31,17 @@ AskStatus = Callable[[], Awaitable[Status]]
 
 
 @asynccontextmanager
-async def serve(address: str, status: AskStatus) -> AsyncIterator[str]:
+async def serve(
+    address: str, status: AskStatus, sockets: Sequence[socket.socket] | None = None
+) -> AsyncIterator[str]:
     """Answer at `address` while the block runs. Gives the URL, or an empty text when `address` is empty.
 
-    ConfigError when the address cannot be listened on.
+    `sockets` listen there already and stay the caller's. ConfigError when the address cannot be listened on.
     """
     if not address:
         yield ""
         return
+    mine = await listening(address) if sockets is None else [each.dup() for each in sockets]
     runner = web.AppRunner(
         application(status),
         access_log=None,
@@ -51,13 +54,15 @@ async def serve(address: str, status: AskStatus) -> AsyncIterator[str]:
     await runner.setup()
     door = _Door(cast("web.Server", runner.server))
     try:
-        server = await _listen(address, door)
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(door, sock=each, backlog=MAX_CONNECTIONS) for each in mine]
         overdue = asyncio.create_task(door.close_overdue())
         try:
-            yield _url(server.sockets[0])
+            yield _url(servers[0].sockets[0])
         finally:
             overdue.cancel()
-            server.close()  # not wait_closed: it would wait for clients, which cleanup() ends
+            for server in servers:
+                server.close()  # not wait_closed: it would wait for clients, which cleanup() ends
     finally:
         await runner.cleanup()
 
@@ -92,17 +97,50 @@ def _json(document: dict[str, Any], status: int = 200) -> web.Response:
     return web.json_response(document, status=status, dumps=lambda data: json.dumps(data, indent=2) + "\n")
 
 
-async def _listen(address: str, factory: Callable[[], asyncio.Protocol]) -> asyncio.Server:
-    host, port = split_address(address)
+async def listening(address: str, inherited: Iterable[socket.socket] = ()) -> list[socket.socket]:
+    """Sockets that listen at `address`; where one is inherited it is that one, and the others are closed."""
+    left = {each.getsockname()[:2]: each for each in inherited}
+    found: list[socket.socket] = []
+    host, port = split_address(address) if address else ("", 0)
     try:
-        return await asyncio.get_running_loop().create_server(
-            factory, host, port, backlog=MAX_CONNECTIONS, reuse_address=True
-        )
+        for family, place in await _places(host, port) if address else []:
+            at = place[:2]
+            found.append(left.pop(at) if at in left else _bound(family, place))
     except socket.gaierror as error:
         raise ConfigError(f'--http {address}: "{host}" is not an address of this machine') from error
     except OSError as error:
+        for each in found:
+            each.close()
         reason = _BIND_ERRORS.get(error.errno or 0, error.strerror or str(error))
         raise ConfigError(f"--http {address}: cannot listen: {reason}") from error
+
+    finally:
+        for each in left.values():
+            each.close()
+    return found
+
+
+async def _places(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """Families and socket addresses that a host's name stands for, each once."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return list({place: (family, place) for family, _, _, _, place in found}.values())
+
+
+def _bound(family: int, place: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(place)
+        sock.listen(MAX_CONNECTIONS)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _url(listener: socket.socket) -> str:
