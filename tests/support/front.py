@@ -10,12 +10,15 @@ from waiting import eventually
 
 from meshlb.lab import Lab, Node
 
+ASIDE = "backends set aside after"
+
 
 class Front(Protocol):
     """Leads ports 80, 81 (by source) and 9000 of every node to the tasks of the service `web`."""
 
     name: str
     options: tuple[str, ...]  # what `docker service create` needs for that
+    untold: tuple[str, ...]  # measurements that it does not tell
 
     def up(self, lab: Lab) -> None:
         """Begin, on every node."""
@@ -35,14 +38,11 @@ class Front(Protocol):
     def replace(self, node: Node) -> None:
         """Restart it as for an upgrade, as gently as it can."""
 
-    def restart(self, node: Node) -> float:
-        """Restart it so that it remembers nothing; how many seconds until it serves again."""
-
     def crash(self, node: Node) -> float:
         """Kill it, and wait until its supervisor has it back; how many seconds that took."""
 
-    def set_aside(self, node: Node, by: Node) -> bool | None:
-        """Whether `by` gives the tasks of a silent node no new connection; None if that cannot be seen."""
+    def set_aside(self, node: Node, by: Node) -> bool:
+        """Whether `by` gives the tasks of a silent node no new connection, unless that is untold."""
 
 
 class Meshlb:
@@ -53,6 +53,8 @@ class Meshlb:
         *("--publish", "80:8000", "--publish", "81:8000", "--publish", "9000:9000"),
         *("--label", "meshlb.port.81.balance=source"),
     )
+
+    untold: tuple[str, ...] = ()
 
     def __init__(self, agents: Agents) -> None:
         self.agents = agents
@@ -85,10 +87,6 @@ class Meshlb:
         """A handover."""
         self.agents.replace(node.name)
 
-    def restart(self, node: Node) -> float:
-        """As after a crash: only what is on disk is left."""
-        return self.crash(node)
-
     def crash(self, node: Node) -> float:
         """Until the next process below the keeper says that it is healthy."""
         agent, began = self.agents.current[node.name], time.monotonic()
@@ -100,7 +98,6 @@ class Meshlb:
     def _is_another(self, agent: Agent, before: int) -> bool:
         return agent.worker_pid() not in (0, before) and agent.healthy()
 
-    def set_aside(self, node: Node, by: Node) -> bool | None:
+    def set_aside(self, node: Node, by: Node) -> bool:
         """As `/status` has it."""
-        states = self.agents.current[by.name].states_on("web", node.address)
-        return "up" not in states
+        return "up" not in self.agents.current[by.name].states_on("web", node.address)

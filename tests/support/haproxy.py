@@ -10,6 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from front import ASIDE
 from waiting import eventually
 from watch import containers
 
@@ -29,6 +30,7 @@ class HAProxy:
 
     name = "haproxy"
     options: tuple[str, ...] = ("--network", NETWORK)
+    untold: tuple[str, ...] = (ASIDE,)
 
     def up(self, lab: Lab) -> None:
         """Returns when it runs on every node."""
@@ -69,12 +71,6 @@ class HAProxy:
             lambda: len(_processes(node, container) - before) == 1, timeout=30, what="another worker to start"
         )
 
-    def restart(self, node: Node) -> float:
-        """A reload, too: without a manager nobody starts a task again."""
-        began = time.monotonic()
-        self.replace(node)
-        return time.monotonic() - began
-
     def crash(self, node: Node) -> float:
         """Swarm starts another one."""
         (container,) = containers(node, SERVICE)
@@ -85,9 +81,9 @@ class HAProxy:
         eventually(lambda: _answers(node), timeout=PATIENCE, what=f"HAProxy of {node.name} to answer")
         return time.monotonic() - began
 
-    def set_aside(self, node: Node, by: Node) -> bool | None:
+    def set_aside(self, node: Node, by: Node) -> bool:
         """It is not asked."""
-        return None
+        return False
 
     def _await_running(self, node: Node) -> None:
         eventually(lambda: _runs(node), timeout=PATIENCE, what=f"HAProxy on {node.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -43,8 +44,6 @@ class Scenario:
     spared: tuple[str, ...] = ()
     prepare: Callable[[Stage], None] = lambda stage: None  # before the load begins
     look: Callable[[Stage, Seen], None] = lambda stage, seen: None  # measures what the load has seen
-    only: str = ""  # the front that it can be played against; "" for all
-    note: str = ""  # what differs for others
 
 
 @dataclass
@@ -183,11 +182,25 @@ class Stage:
         try:
             self.await_running(scenario.tasks)
             eventually(
-                lambda: all(self.answers(node) for node in self.lab.nodes for _ in range(scenario.tasks)),
+                lambda: all(
+                    self.answers(node) and greets(node)
+                    for node in self.lab.nodes
+                    for _ in range(scenario.tasks)
+                ),
                 timeout=PATIENCE,
-                what="every node to answer",
+                what="every node to answer on all ports",
             )
             yield
         finally:
             self.docker("service", "rm", NAME)
             eventually(lambda: not self.containers(), timeout=PATIENCE, what="the tasks to be gone")
+
+
+def greets(node: Node) -> bool:
+    """Whether the echo server is reached there, too."""
+    try:
+        with socket.create_connection((node.address, 9000), 2) as connection:
+            connection.settimeout(2)
+            return bool(connection.recv(100))
+    except OSError:
+        return False

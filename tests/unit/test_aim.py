@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from aim import Aim, Seen, judge
@@ -44,6 +45,14 @@ def test_one_failed_connection_is_too_many() -> None:
     assert not judge(Aim(), seen(short=report), room=10).is_met, "counts have no room"
 
 
+def test_some_reasons_may_be_excused() -> None:
+    report = short(failed=1, failed_at={f"{A}:80": 1}, failures=[failure()])
+    assert judge(Aim(excused=("reset",)), seen(short=report)).is_met
+    assert not judge(Aim(excused=("timeout",)), seen(short=report)).is_met
+    more = replace(report, failed_at={f"{A}:80": 2})
+    assert not judge(Aim(excused=("reset",)), seen(short=more)).is_met, "the reason of one is not known"
+
+
 def test_failures_that_were_not_written_down_count() -> None:
     assert seen(short=short(failed=2, failed_at={f"{A}:80": 2})).failed == 2
 
@@ -77,7 +86,10 @@ def test_times_have_room_on_a_busy_machine() -> None:
 
 
 def test_what_was_not_measured_is_missed() -> None:
-    assert judge(Aim(within={"back after": 1.0}), seen()).missed == ("back after: not seen at all",)
+    assert judge(Aim(within={"back after": 1.0}), seen()).missed == ("never seen: back after",)
+    given_up = judge(Aim(within={"back after": 1.0}), seen(measured={"back after": math.inf}))
+    assert given_up.missed == ("never seen: back after",)
+    assert given_up.sentence.endswith("; never seen: back after")
     assert judge(Aim(true=("policies intact",)), seen()).missed == ("not so: policies intact",)
     assert judge(Aim(true=("it serves",)), seen(found={"it serves": False})).missed == ("not so: it serves",)
     assert judge(Aim(true=("it serves",)), seen(found={"it serves": True})).is_met
