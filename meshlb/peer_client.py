@@ -31,12 +31,12 @@ class Pace:
     """Seconds between things. Each delay doubles up to the last, and a random half of it is left out."""
 
     # Of WebSocket's own, which notices an agent that hangs; nodes that vanish are watched otherwise.
-    heartbeat: float = 20.0
+    heartbeat: float = 60.0
     first_delay: float = 0.25
     last_delay: float = 5.0
     grace: float = 5.0  # without any manager's agent, before it is called a problem
     look: float = 2.0  # between looks at Swarm's certificates
-    tick: float = 0.125  # between looks at who is silent
+    tick: float = 0.125  # between looks at who is silent; twice as long while nobody is
     kept: float = 10.0  # that the states of a node's tasks outlive the connection to its agent
 
 

@@ -93,6 +93,7 @@ class Server:
             await self._listen(http)
         finally:
             self.drop()
+            await asyncio.sleep(0)  # a welcome that has not begun would not close its connection
             await _end(*self._tasks)
             await http.shutdown(1.0)
 

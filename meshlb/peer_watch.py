@@ -21,6 +21,7 @@ from typing import Protocol
 from meshlb.echo import is_askable
 
 ECHO_EVERY = 0.25  # seconds
+EARLY = 0.02  # seconds that an echo may be sent too early, so that no look comes just before its time
 SILENT = 0.3  # seconds without an answer: the next echo has been lost as well
 KEEPALIVE_SILENT = 1.6  # seconds: keepalive asks once a second, as seldom as the kernel can
 DIALLING = 0.25  # seconds that one attempt may take
@@ -60,6 +61,7 @@ class Dialling(Protocol):
 
 @dataclass(slots=True)
 class _Host:
+    askable: bool  # by an echo
     watched: bool = False
     echoes: bool = False  # it answers them
     asked: float | None = None  # when the oldest echo was sent that is not answered
@@ -76,6 +78,7 @@ class Watch:
         self._echo, self._dials, self._age = echo, dials, age
         self._hosts: dict[str, _Host] = {}
         self._next_echo = 0.0
+        self.calm = False  # every node has answered: the next look may wait for the next echo
 
     @property
     def suspected(self) -> frozenset[str]:
@@ -93,7 +96,8 @@ class Watch:
             self._dials.stop(address)
             del self._hosts[address]
         for address in addresses:
-            self._hosts.setdefault(address, _Host())
+            if address not in self._hosts:
+                self._hosts[address] = _Host(is_askable(address))
 
     def answered(self, address: str) -> None:
         """The node has answered a connection."""
@@ -108,23 +112,24 @@ class Watch:
         self._dials.close()
 
     def tick(self, now: float) -> None:
-        """Take what has been answered, then judge who has not. Several times a second; never backwards."""
+        """Take what has been answered, judge who has not, ask again. Several times a second."""
         for address in self._echo.answers():
             self._echoed(address)
         for address, answered in self._dials.results(now).items():
             self._dialled(address, answered, now)
-        if now >= self._next_echo:
-            self._ask(now)
         alone = self._is_alone()
         for address, host in self._hosts.items():
             self._judge(address, host, now, alone)
+        self.calm = not any(map(self._is_missed, self._hosts.values()))
+        if now >= self._next_echo:
+            self._ask(now)
 
     def _ask(self, now: float) -> None:
-        self._next_echo = now + ECHO_EVERY
-        asked = [address for address in self._hosts if is_askable(address)]
-        for address in asked:
-            if self._hosts[address].asked is None:
-                self._hosts[address].asked = now
+        self._next_echo = now + ECHO_EVERY - EARLY
+        asked = {address: host for address, host in self._hosts.items() if host.askable}
+        for host in asked.values():
+            if host.asked is None:
+                host.asked = now
         self._echo.ask(asked)
 
     def _echoed(self, address: str) -> None:
@@ -155,6 +160,10 @@ class Watch:
             return host.asked is not None and now - host.asked >= SILENT
         age = self._age(address)
         return age is not None and age >= KEEPALIVE_SILENT
+
+    @staticmethod
+    def _is_missed(host: _Host) -> bool:
+        return host.suspected is not None or (host.echoes and host.asked is not None)
 
     def _is_alone(self) -> bool:
         watched = [host for host in self._hosts.values() if host.watched]

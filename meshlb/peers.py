@@ -96,6 +96,7 @@ class Peers:
         self._states: Mapping[str, BackendState] | None = None
         self._remote = Remote()
         self._garbage = 0
+        self._informed = 0.0  # when a manager's agent was last there
         self.tell({})
 
     @property
@@ -181,7 +182,6 @@ class Peers:
                 group.create_task(self._keeper.run())
                 group.create_task(self._server.run())
                 group.create_task(self._look_around())
-                group.create_task(self._watch_clients())
                 await self._run_clients(group)
         finally:
             self._watch.close()
@@ -221,16 +221,20 @@ class Peers:
             task.cancel()
 
     async def _look_around(self) -> None:
-        """The only clock of the channel: who is silent, and what is still to be believed."""
+        """The only clock of the channel: who is silent, and what is still to be believed.
+
+        Each look costs more by waking up than by what it does, so there are as few as possible.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             now = clock()
             self._watch.tick(now)
+            self._look_for_managers(now)
             for address, (client, _) in self._clients.items():
                 if client.connected:
                     self._beliefs.connected(address, now)
             self._report(now)
-            await asyncio.sleep(self._pace.tick)
+            await asyncio.sleep(self._pace.tick * (2 if self._watch.calm else 1))
 
     def _report(self, now: float) -> None:
         """Tell what is known of other nodes, if that is something else now."""
@@ -247,19 +251,16 @@ class Peers:
         client = self._clients.get(address)
         return client[0].age if client else None
 
-    async def _watch_clients(self) -> None:
+    def _look_for_managers(self, now: float) -> None:
         """Calls it a problem when no manager's agent was there for a while; one of several is enough."""
-        alone = 0.0
-        step = min(0.25, self._pace.grace / 4)
-        while True:
-            clients = [client for client, _ in self._clients.values() if client.address in self._managers]
-            fine = not self._managers or any(client.connected for client in clients)
-            alone = 0.0 if fine or not self._keeper.current else alone + step
-            if fine:
-                self._tell("client", "")
-            elif alone >= self._pace.grace:
-                self._tell("client", self._unreachable(clients))
-            await asyncio.sleep(step)
+        clients = [self._clients[address][0] for address in self._managers if address in self._clients]
+        fine = not self._managers or any(client.connected for client in clients)
+        if fine or not self._keeper.current:
+            self._informed = now
+        if fine:
+            self._tell("client", "")
+        elif now - self._informed >= self._pace.grace:
+            self._tell("client", self._unreachable(clients))
 
     def _unreachable(self, clients: list[Client]) -> str:
         place, reason = (clients[0].place, clients[0].reason) if clients else (min(self._managers), "silent")
