@@ -39,6 +39,11 @@ class Failure:
     reason: str  # refused | reset | timeout | short answer | wrong answer | closed | the error's own words
     task: str = ""  # the server's name, of a long connection that was established; "" of a new one
 
+    @property
+    def began_wall(self) -> float:
+        """When it began, on the wall clock."""
+        return self.wall - (self.monotonic - self.began)
+
 
 @dataclass(frozen=True)
 class Slow:
@@ -93,11 +98,12 @@ class Report:
             if self.slow_at[address] <= MOST_RECORDS:
                 self.slow.append(Slow(seconds, time.time() - seconds, address))
 
-    def percentile(self, percent: float) -> float:
+    def percentile(self, percent: float, of: Callable[[str], bool] = lambda address: True) -> float:
         """Seconds that so many percent of the short connections did not exceed, up to a quarter more."""
         counts: Counter[int] = Counter()
-        for of_address in self.latencies.values():
-            counts.update({int(step): count for step, count in of_address.items()})
+        for address, steps in self.latencies.items():
+            if of(address):
+                counts.update({int(step): count for step, count in steps.items()})
         left = counts.total() * percent / 100
         for step in sorted(counts):
             left -= counts[step]

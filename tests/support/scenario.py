@@ -23,6 +23,7 @@ NAME = "web"
 RATE = 110.0  # new connections a second on every node
 MOST_OPEN = 1500  # of them at once: more than can begin before the first has timed out
 LONG = 51  # echo connections, spread over the nodes
+KILL_SECONDS = 0.05  # that a SIGKILL needs to have been delivered
 LEAD = 1.0  # seconds of load before and after
 PATIENCE = 90.0
 LONGEST = 1800.0  # seconds that the load lasts if nobody ends it
@@ -57,6 +58,7 @@ class Stage:
     say: Say = lambda line: None
     measured: dict[str, float] = field(default_factory=dict)
     found: dict[str, bool] = field(default_factory=dict)
+    kills: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.lab, self.directory)  # of the scenario that is played
@@ -123,10 +125,19 @@ class Stage:
         """First its link is cut, so that nothing that dies there can say so. When that was (wall)."""
         running = containers(node)
         began = time.time()
-        self.lab.kill(node)
+        self.lab.cut(node)
+        self.kills.append((began, time.time()))
         self.watch.lose(running, began)
+        self.lab.kill(node)
         self.front.lost(node)
         return began
+
+    def crash(self, node: Node) -> float:
+        """SIGKILL to what stands in front there; seconds until it serves again."""
+        began = time.time()
+        seconds = self.front.crash(node)
+        self.kills.append((began, began + min(seconds, KILL_SECONDS)))
+        return seconds
 
     def power_on(self, node: Node) -> None:
         """Returns when Swarm has the node back, and the front serves there."""
@@ -145,7 +156,7 @@ class Stage:
 
     def play(self, scenario: Scenario, rounds: int) -> Seen:
         """Set it up, play it so many times under load, clear up, and say what was seen."""
-        self.measured, self.found = {}, {}
+        self.measured, self.found, self.kills = {}, {}, []
         self.watch = Watch(self.lab, self.directory / f"{scenario.name}-{time.time():.0f}")
         scenario.prepare(self)
         with self._serving(scenario):
@@ -165,7 +176,7 @@ class Stage:
             scenario.act(self, rounds)
             time.sleep(LEAD)
             seconds = time.monotonic() - began
-            return Seen(seconds, load.stop(), hold.stop(), judged, self.watch.ends())
+            return Seen(seconds, load.stop(), hold.stop(), judged, self.watch.ends(), kills=tuple(self.kills))
 
     def _short(self) -> Load:
         addresses = [f"{node.address}:80" for node in self.lab.nodes]

@@ -45,12 +45,21 @@ def test_one_failed_connection_is_too_many() -> None:
     assert not judge(Aim(), seen(short=report), room=10).is_met, "counts have no room"
 
 
-def test_some_reasons_may_be_excused() -> None:
-    report = short(failed=1, failed_at={f"{A}:80": 1}, failures=[failure()])
-    assert judge(Aim(excused=("reset",)), seen(short=report)).is_met
-    assert not judge(Aim(excused=("timeout",)), seen(short=report)).is_met
+def test_who_was_in_the_hands_of_what_was_killed_is_excused() -> None:
+    slow = [Slow(0.1, 999.9, f"{A}:80")]
+    report = short(failed=1, failed_at={f"{A}:80": 1}, failures=[failure()], slow=slow)
+    caught = seen(short=report, kills=((999.8, 999.95),))
+    assert judge(Aim(slowest=0.05), caught).is_met
+    assert (
+        "1 of 2221 new connections failed, 1 of them in the hands of what was killed"
+        in judge(Aim(), caught).sentence
+    )
+    assert not judge(Aim(), replace(caught, kills=((999.8, 999.85),))).is_met, "it began afterwards"
+    assert not judge(Aim(), replace(caught, kills=((1000.1, 1000.2),))).is_met, "it had failed before"
+    refused = short(failed_at={f"{A}:80": 1}, failures=[replace(failure(), reason="refused")])
+    assert not judge(Aim(), replace(caught, short=refused)).is_met
     more = replace(report, failed_at={f"{A}:80": 2})
-    assert not judge(Aim(excused=("reset",)), seen(short=more)).is_met, "the reason of one is not known"
+    assert not judge(Aim(), replace(caught, short=more)).is_met
 
 
 def test_failures_that_were_not_written_down_count() -> None:
