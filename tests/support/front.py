@@ -19,6 +19,7 @@ class Front(Protocol):
     name: str
     options: tuple[str, ...]  # what `docker service create` needs for that
     untold: tuple[str, ...]  # measurements that it does not tell
+    kill_seconds: float  # from the beginning of `crash` until it is dead
 
     def up(self, lab: Lab) -> None:
         """Begin, on every node."""
@@ -55,6 +56,7 @@ class Meshlb:
     )
 
     untold: tuple[str, ...] = ()
+    kill_seconds = 0.05
 
     def __init__(self, agents: Agents) -> None:
         self.agents = agents

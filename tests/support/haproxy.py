@@ -31,6 +31,7 @@ class HAProxy:
     name = "haproxy"
     options: tuple[str, ...] = ("--network", NETWORK)
     untold: tuple[str, ...] = (ASIDE,)
+    kill_seconds = 0.5  # docker asks its shim
 
     def up(self, lab: Lab) -> None:
         """Returns when it runs on every node."""

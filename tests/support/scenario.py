@@ -23,7 +23,6 @@ NAME = "web"
 RATE = 110.0  # new connections a second on every node
 MOST_OPEN = 1500  # of them at once: more than can begin before the first has timed out
 LONG = 51  # echo connections, spread over the nodes
-KILL_SECONDS = 0.05  # that a SIGKILL needs to have been delivered
 LEAD = 1.0  # seconds of load before and after
 PATIENCE = 90.0
 LONGEST = 1800.0  # seconds that the load lasts if nobody ends it
@@ -136,7 +135,7 @@ class Stage:
         """SIGKILL to what stands in front there; seconds until it serves again."""
         began = time.time()
         seconds = self.front.crash(node)
-        self.kills.append((began, began + min(seconds, KILL_SECONDS)))
+        self.kills.append((began, began + min(seconds, self.front.kill_seconds)))
         return seconds
 
     def power_on(self, node: Node) -> None:
