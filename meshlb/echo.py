@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import secrets
 import socket
 import struct
 from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
 
 ANSWERS = 4_096  # taken at a time: a flood of them must not keep this node busy
 BUFFER = 1 << 20  # bytes; each answer of a round takes some 800 of the kernel's
@@ -83,7 +86,8 @@ def _open() -> socket.socket | None:
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     try:
         found = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)
-    except OSError:
+    except OSError as error:
+        log.warning("may not send ICMP echoes (%s): nodes that fall silent are noticed later", error.strerror)
         return None
     found.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", ~(1 << _REPLY) & 0xFFFFFFFF))
     found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)

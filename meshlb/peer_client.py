@@ -132,7 +132,10 @@ class Client:
 
     @contextlib.contextmanager
     def _watched(self, socket_: ClientWebSocketResponse) -> Iterator[None]:
-        wire = self._wire = Wire(socket_.get_extra_info("socket").fileno())
+        below = socket_.get_extra_info("socket")
+        if below is None:
+            raise ConnectionError("the connection broke")
+        wire = self._wire = Wire(below.fileno())
         try:
             yield
         finally:

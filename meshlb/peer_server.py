@@ -119,15 +119,18 @@ class Server:
             delay = min(delay * 2, 2.0)
 
     async def _accept(self, http: web.Server, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
+            await _readable(listener)
             try:
-                connection, address = await loop.sock_accept(listener)
+                connection, address = listener.accept()
+            except BlockingIOError:
+                continue
             except OSError as error:
                 if error.errno not in _SHORTAGE:
                     raise
                 await asyncio.sleep(0.1)
                 continue
+            connection.setblocking(False)
             task = asyncio.create_task(self._welcome(http, connection, address[0]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -156,8 +159,8 @@ class Server:
     async def _shake_hands(self, http: web.Server, connection: socket.socket, identity: Identity) -> None:
         loop = asyncio.get_running_loop()
         protocol = http()  # not what the call returns: uvloop returns the one of TLS
-        watch_over(connection)
         try:
+            watch_over(connection)
             await loop.connect_accepted_socket(
                 lambda: protocol,
                 connection,
@@ -284,6 +287,17 @@ async def _deliver(socket_: web.WebSocketResponse, request: web.BaseRequest, tex
             request.transport.abort()  # to close it would wait for the reader
         return False
     return True
+
+
+async def _readable(listener: socket.socket) -> None:
+    """Unlike `sock_accept` it has no connection in its hands that would be lost when it is cancelled."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(listener, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

@@ -32,8 +32,12 @@ class Wire:
     """A second handle on a connection's socket, as those of event loops do not do everything."""
 
     def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=_duplicate(descriptor))
-        watch_over(self._socket)
+        self._socket = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)  # duplicates it
+        try:
+            watch_over(self._socket)
+        except OSError:
+            self._socket.close()
+            raise
 
     def age(self) -> float | None:
         """Seconds since the other end's kernel last sent anything; None when that cannot be told."""
@@ -54,8 +58,3 @@ class Wire:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-
-
-def _duplicate(descriptor: int) -> int:
-    with contextlib.closing(socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)) as twin:
-        return twin.detach()

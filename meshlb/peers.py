@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -94,6 +94,7 @@ class Peers:
         self._epoch, self._count = secrets.token_hex(8), 0
         self._desired: Desired | None = None
         self._states: Mapping[str, BackendState] | None = None
+        self._advised = Desired()  # by managers, last
         self._remote = Remote()
         self._garbage = 0
         self._informed = 0.0  # when a manager's agent was last there
@@ -261,6 +262,13 @@ class Peers:
             self._tell("client", "")
         elif now - self._informed >= self._pace.grace:
             self._tell("client", self._unreachable(clients))
+            self._forget_stopping()
+
+    def _forget_stopping(self) -> None:
+        """Without managers nothing is stopped any more: what was about to be has been by now, or lives on."""
+        if self._advised.stopping:
+            self._advised = replace(self._advised, stopping=frozenset())
+            self._on_desired(self._advised)
 
     def _unreachable(self, clients: list[Client]) -> str:
         place, reason = (clients[0].place, clients[0].reason) if clients else (min(self._managers), "silent")
@@ -274,6 +282,7 @@ class Peers:
         desired = self._beliefs.hear(address, peer, message, now)
         if desired is not None:
             self._know(desired)
+            self._advised = desired
             self._on_desired(desired)
         self._report(now)
 

@@ -20,6 +20,7 @@ from meshlb.peer_message import MAX_BYTES, MessageError, Version, decode, encode
 
 FILE = "desired"
 EVERY = 5.0  # seconds from one writing to the next, however often it changes
+PATIENCE = 0.5  # seconds between looks whether this node's Swarm is known
 _FIRST = "meshlb 1 "  # the file's first line, then the Swarm's id
 _LONGEST_LINE = 300
 
@@ -62,6 +63,8 @@ class Memory:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
+                while not self._cluster():  # noqa: ASYNC110  # another part comes to know it
+                    await asyncio.sleep(min(self._every, PATIENCE))
                 if not await asyncio.to_thread(self._write):
                     self._changed.set()
                 await asyncio.sleep(self._every)

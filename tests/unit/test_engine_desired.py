@@ -204,7 +204,9 @@ def test_what_was_advised_before_the_start_is_in_the_first_snapshot(tmp_path: Pa
                 await watcher.until(
                     lambda: (found := service(watcher.seen[-1])) and found.ports == (Port(80, 80),), "news"
                 )
-                fake.restart()
+                fake.stop()
+                await watcher.until(lambda: not watcher.source.status().connected, "its absence")
+                fake.start()
                 await watcher.well()
                 await watcher.polls(fake)
                 found = service(watcher.seen[-1])

@@ -234,6 +234,21 @@ def test_a_state_that_is_too_large_is_a_problem_and_the_last_one_stays(manager: 
     run(scenario())
 
 
+def test_without_managers_nothing_is_about_to_stop_any_more(manager: Path, worker: Path) -> None:
+    desired = Desired(state("one").services, (), frozenset({"t"}))
+
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            told = await stack.enter_async_context(telling(manager, desired))
+            async with running(worker, told.peers.port) as heard:
+                heard.peers.connect((), (HERE,))
+                await until(lambda: heard.heard == [desired], "the state")
+                await stack.aclose()
+                await until(lambda: heard.heard == [desired, state("one")], "the task to live on")
+
+    run(scenario())
+
+
 def test_nothing_is_left_behind(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:

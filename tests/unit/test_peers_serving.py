@@ -110,14 +110,14 @@ async def _rest(reader: asyncio.StreamReader) -> bytes:
 def test_a_shortage_of_files_passes(
     manager: Path, worker: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, failures = asyncio.SelectorEventLoop.sock_accept, [errno.EMFILE, errno.ENOBUFS]
+    real, failures = socket.socket.accept, [errno.EMFILE, errno.ENOBUFS]
 
-    async def accept(self: asyncio.SelectorEventLoop, listener: socket.socket) -> tuple[socket.socket, Any]:
+    def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
         if failures:
             raise OSError(failures.pop(), "too many")
-        return await real(self, listener)
+        return real(listener)
 
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_accept", accept)
+    monkeypatch.setattr(socket.socket, "accept", accept)
 
     async def scenario() -> None:
         async with (

@@ -186,7 +186,7 @@ def test_a_disk_that_takes_nothing_is_told_once_and_lived_with(
 def test_a_writing_that_breaks_off_leaves_the_last_one(
     worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = memory(worker, tmp_path)
+    kept = memory(worker, tmp_path / "state")
     write(kept)
 
     def fsync(descriptor: int) -> None:
@@ -195,6 +195,7 @@ def test_a_writing_that_breaks_off_leaves_the_last_one(
     monkeypatch.setattr(os, "fsync", fsync)
     write(kept, 2)
     assert kept.recall(str(worker)) == without_stopping(1)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [FILE]
 
 
 def test_a_link_in_its_place_is_not_followed(worker: Path, tmp_path: Path) -> None:

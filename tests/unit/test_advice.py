@@ -1,0 +1,87 @@
+"""Between engine, channel and disk: what one node's engine says reaches the other node's, and its disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from channel import HERE, THERE, run, state, until
+from swarm_ca import SwarmCA
+
+from meshlb.advice import Advice
+from meshlb.model import BackendState, ChannelStatus, Desired, Remote, Standing
+
+
+class Source:
+    """What an engine would be told, and what it says."""
+
+    def __init__(self) -> None:
+        self.on_standing: Callable[[Standing], None] = lambda standing: None
+        self.recall: Callable[[str], Desired | None] = lambda root: None
+        self.channel: Callable[[], ChannelStatus | None] = lambda: None
+        self.advised: list[Desired] = []
+        self.learnt: list[Remote] = []
+
+    def advise(self, desired: Desired) -> None:
+        self.advised.append(desired)
+
+    def learn(self, remote: Remote) -> None:
+        self.learnt.append(remote)
+
+
+@contextlib.asynccontextmanager
+async def node(standing: Standing, port: int, place: Path | None = None) -> AsyncIterator[Source]:
+    """A node whose engine says this."""
+    source = Source()
+    advice = Advice(source, standing.address, port, place)
+    task = asyncio.create_task(advice.run())
+    await asyncio.sleep(0)
+    assert source.channel() is not None
+    source.on_standing(standing)
+    try:
+        yield source
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server((HERE, 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_two_nodes(ca: SwarmCA, manager: Path, worker: Path, port: int, tmp_path: Path) -> None:
+    both = (HERE, THERE)
+    manages = Standing(str(manager), HERE, (HERE,), both, state("one"), {"m": BackendState.DRAINING})
+    works = Standing(str(worker), THERE, (HERE,), both, None, {"w": BackendState.DOWN}, {"m": HERE})
+
+    async def scenario() -> None:
+        async with node(manages, port, tmp_path / "m") as one, node(works, port, tmp_path / "w") as two:
+            await until(lambda: two.advised == [state("one")], "what the manager knows")
+            await until(lambda: two.learnt and two.learnt[-1].tasks == {HERE: manages.states}, "its tasks")
+            await until(lambda: one.learnt and one.learnt[-1].tasks == {THERE: works.states}, "the worker's")
+            assert not one.advised
+            for source in (one, two):
+                status = source.channel()
+                assert status is not None
+                assert (status.peers, status.connected, status.suspected) == (1, 1, ())
+                assert (status.refused, status.problem) == (0, "")
+            for place in ("m", "w"):
+                await until((tmp_path / place / "desired").exists, "the file")
+            assert two.recall(str(worker)) == state("one")
+            assert one.recall(str(manager)) == state("one")
+
+    run(scenario())
+
+
+def test_without_a_directory_nothing_is_kept(worker: Path, port: int) -> None:
+    async def scenario() -> None:
+        async with node(Standing(str(worker), HERE), port) as source:
+            assert source.recall(str(worker)) is None
+
+    run(scenario())
