@@ -8,16 +8,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import click
 
 import meshlb
-from meshlb import http, logs, process, systemd
+from meshlb import logs, process, systemd
 from meshlb.config import Config, options, split_address
 from meshlb.errors import MeshError
 from meshlb.handover import Conversation, HandoverError
+from meshlb.http_socket import listening, url_of
 from meshlb.inherited import HTTP
 from meshlb.model import Snapshot, SourceStatus, Status
 from meshlb.place import Place, unless
@@ -28,9 +29,13 @@ from meshlb.static import StaticSource, load
 from meshlb.table import build
 
 if TYPE_CHECKING:
+    import socket
+
     from meshlb.advice import Advice
 
+PORTS_FIRST = 0.5  # seconds that the status page waits for the first table
 log = logging.getLogger("meshlb.agent")  # __name__ is __main__ under python -m
+AskStatus = Callable[[], Awaitable[Status]]
 Channel = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 
 
@@ -122,12 +127,12 @@ async def _compose(config: Config, replace: bool) -> None:
     place = Place(config.socket, store)
     place.inherited.add(passed_on)
     listeners = Listeners(Takeover(config.takeover), inherited=place.inherited, store=store)
-    signals = Signals()
+    channel, signals = _channel(config, source), Signals()
     with signals.handled():
         try:
             await asyncio.to_thread(place.claim, replace)
             plane = RealPlane(config.workers, listeners=listeners)
-            await run(config, source, plane, signals, place=place, channel=lambda: _channel(config, source))
+            await run(config, source, plane, signals, place=place, channel=channel)
         finally:
             await asyncio.to_thread(listeners.shutdown)
             place.close()
@@ -141,15 +146,21 @@ def _source(config: Config) -> Source:
     return SwarmSource()
 
 
-@contextlib.asynccontextmanager
-async def _channel(config: Config, source: Source) -> AsyncIterator[None]:
-    """The channel between agents, while inside. Serving never waits for it, nor ends with it."""
+def _channel(config: Config, source: Source) -> Channel:
+    """The channel between agents, once it is entered. Serving never waits for it, nor ends with it.
+
+    It hears what the source says from the first word on, so it is made before that speaks.
+    """
     if not config.peers or config.config is not None:
-        yield
-        return
+        return contextlib.nullcontext
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
 
     advice = Advice(cast(Any, source), *split_address(config.peers), config.state_dir)
+    return lambda: _advising(advice)
+
+
+@contextlib.asynccontextmanager
+async def _advising(advice: Advice) -> AsyncIterator[None]:
     task = asyncio.create_task(_advise(advice))
     try:
         yield
@@ -186,10 +197,11 @@ async def run(
             async with asyncio.TaskGroup() as group:
                 parts = [group.create_task(_follow(source, serving))]
                 await unless(signals.stop, place.take(serving, lambda: source.status().problem))
-                sockets = await http.listening(config.http, place.inherited.take(HTTP))
+                sockets = await listening(config.http, place.inherited.take(HTTP))
                 place.keep(HTTP, sockets)
-                url = await doors.enter_async_context(http.serve(config.http, status, sockets))
-                log.info("meshlb-agent %s started", meshlb.__version__, extra=_details(config, source, url))
+                log.info(
+                    "meshlb-agent %s started", meshlb.__version__, extra=_details(config, source, sockets)
+                )
                 parts += [
                     group.create_task(serving.run()),
                     group.create_task(_reload(source, signals.reload)),
@@ -197,6 +209,7 @@ async def run(
                     group.create_task(place.tidy(serving)),
                 ]
                 await unless(signals.stop, place.settle(serving))
+                await doors.enter_async_context(_status_page(config, serving, status, sockets))
                 await doors.enter_async_context(channel())
                 upgrade = Upgrade(signals.upgrade)
                 upgrading = group.create_task(upgrade.run())
@@ -210,6 +223,20 @@ async def run(
                     part.cancel()
         await _end(config, signals, serving, place)
     log.info("meshlb-agent ended")
+
+
+@contextlib.asynccontextmanager
+async def _status_page(
+    config: Config, serving: Serving, status: AskStatus, sockets: list[socket.socket]
+) -> AsyncIterator[None]:
+    """The page, while inside; after the ports, where those are soon served: it takes half of the start."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PORTS_FIRST):
+            await serving.first.wait()
+    from meshlb import http  # noqa: PLC0415
+
+    async with http.serve(config.http, status, sockets):
+        yield
 
 
 async def _bid_farewell(heir: Conversation, upgrade: Upgrade) -> None:
@@ -248,9 +275,11 @@ def _plain_errors() -> Iterator[None]:
         raise
 
 
-def _details(config: Config, source: Source, url: str) -> dict[str, dict[str, object]]:
+def _details(config: Config, source: Source, sockets: list[socket.socket]) -> dict[str, dict[str, object]]:
     return logs.fields(
-        source=config.config or source.status().kind, takeover=config.takeover, status=url or "off"
+        source=config.config or source.status().kind,
+        takeover=config.takeover,
+        status=url_of(sockets[0]) if sockets else "off",
     )
 
 

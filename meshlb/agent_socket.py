@@ -40,13 +40,12 @@ class AgentSocket:
 def connect(path: Path) -> socket.socket | None:
     """A connection to the agent that runs; None where none does. MeshError when it cannot be told."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(CONNECT)
     try:
-        sock.connect(str(path))
+        _connect(sock, path)
     except (FileNotFoundError, ConnectionRefusedError):  # never there, or left by one that died
         sock.close()
         return None
-    except TimeoutError:
+    except BlockingIOError:
         sock.close()
         raise RunningError(
             f"the agent at {path} does not answer: end it, then start this one again"
@@ -55,6 +54,19 @@ def connect(path: Path) -> socket.socket | None:
         sock.close()
         raise ConfigError(_explained(path, error)) from None
     return sock
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    """BlockingIOError when the backlog stays full."""
+    sock.setblocking(False)
+    end = time.monotonic() + CONNECT
+    while True:
+        try:
+            return sock.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def claim(path: Path, *, after: bool = False) -> AgentSocket:

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from aiohttp import web
 
 import meshlb
-from meshlb.config import split_address
-from meshlb.errors import ConfigError
+from meshlb.http_socket import BACKLOG, listening, url_of
 from meshlb.model import Status
 from meshlb.report import health, health_document, status_document
 
 MAX_CONNECTIONS = 64
 LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
-
-_BIND_ERRORS = {
-    errno.EADDRINUSE: "another process (a second meshlb-agent?) listens there; stop it or choose another",
-    errno.EADDRNOTAVAIL: "this machine has no such address; choose another",
-    errno.EACCES: "ports below 1024 need the capability CAP_NET_BIND_SERVICE; choose a higher one",
-}
 
 AskStatus = Callable[[], Awaitable[Status]]
 
@@ -55,10 +47,10 @@ async def serve(
     door = _Door(cast("web.Server", runner.server))
     try:
         loop = asyncio.get_running_loop()
-        servers = [await loop.create_server(door, sock=each, backlog=MAX_CONNECTIONS) for each in mine]
+        servers = [await loop.create_server(door, sock=each, backlog=BACKLOG) for each in mine]
         overdue = asyncio.create_task(door.close_overdue())
         try:
-            yield _url(servers[0].sockets[0])
+            yield url_of(mine[0])
         finally:
             overdue.cancel()
             for server in servers:
@@ -95,57 +87,6 @@ async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:
     return web.json_response(document, status=status, dumps=lambda data: json.dumps(data, indent=2) + "\n")
-
-
-async def listening(address: str, inherited: Iterable[socket.socket] = ()) -> list[socket.socket]:
-    """Sockets that listen at `address`; where one is inherited it is that one, and the others are closed."""
-    left = {each.getsockname()[:2]: each for each in inherited}
-    found: list[socket.socket] = []
-    host, port = split_address(address) if address else ("", 0)
-    try:
-        for family, place in await _places(host, port) if address else []:
-            at = place[:2]
-            found.append(left.pop(at) if at in left else _bound(family, place))
-    except socket.gaierror as error:
-        raise ConfigError(f'--http {address}: "{host}" is not an address of this machine') from error
-    except OSError as error:
-        for each in found:
-            each.close()
-        reason = _BIND_ERRORS.get(error.errno or 0, error.strerror or str(error))
-        raise ConfigError(f"--http {address}: cannot listen: {reason}") from error
-
-    finally:
-        for each in left.values():
-            each.close()
-    return found
-
-
-async def _places(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
-    """Families and socket addresses that a host's name stands for, each once."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    return list({place: (family, place) for family, _, _, _, place in found}.values())
-
-
-def _bound(family: int, place: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(place)
-        sock.listen(MAX_CONNECTIONS)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Door:

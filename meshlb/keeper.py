@@ -32,7 +32,7 @@ FIRST = 3  # the first descriptor that is handed to a process that starts
 MOST = 16384  # sockets that are kept
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 SHORT, LONG = 0.1, 10.0  # seconds of the first and the longest pause
-STEADY = 10.0  # seconds that an agent must have lived to be started again at once
+STEADY = 1.0  # seconds that an agent must have lived, and served, to be started again at once
 MISUSE = 2  # the exit code for a mistyped option, which does not get better by trying again
 _SET_CHILD_SUBREAPER = 36
 _CREDENTIALS = struct.Struct("=iII")
@@ -48,6 +48,7 @@ class Keeper:
         self.code = 0
         self._command, self._clock = command, clock
         self._before: set[int] = set()  # agents that another one has replaced
+        self._served = False  # the agent has come to serve
         self._pause, self._started, self._start_at = 0.0, 0.0, clock()
         self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ear.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -90,7 +91,7 @@ class Keeper:
     # -- The agent
 
     def _start(self) -> None:
-        self._started = self._clock()
+        self._started, self._served = self._clock(), False
         pid = os.fork()
         if pid == 0:
             try:
@@ -143,7 +144,7 @@ class Keeper:
         if self.ending or code == MISUSE:
             self.ending = True
             return
-        steady = self._clock() - self._started >= STEADY
+        steady = self._served and self._clock() - self._started >= STEADY
         self._pause = 0.0 if steady else min(max(self._pause * 2, SHORT), LONG)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         wait = f"in {self._pause:g} s" if self._pause > SHORT else "now"
@@ -168,6 +169,7 @@ class Keeper:
     def _obey(self, sender: int, lines: dict[str, str], fds: list[int]) -> None:
         if not self._is_agent(sender):
             return
+        self._served = self._served or "READY" in lines
         if "FDSTORE" in lines:
             self._keep(lines.get("FDNAME", "stored"), fds)
         if "FDSTOREREMOVE" in lines:

@@ -54,6 +54,7 @@ class Agent:
         self.command += ["--http", f"127.0.0.1:{self.http}", "--takeover", "never", "--loop", loop]
         self.command += ["--workers", str(workers), "--socket", str(directory / "agent.sock")]
         self.port = 0
+        self.in_reach = True  # False: in another network, where its status cannot be asked for
         self.process: subprocess.Popen[bytes] | None = None
         self.begun: list[subprocess.Popen[bytes]] = []
 
@@ -94,6 +95,8 @@ class Agent:
     def _tells_ports(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.said()
+        if not self.in_reach:
+            return f"port {self.port}/tcp of service" in self.said()
         try:
             return bool(self.status()["ports"])
         except OSError:
