@@ -68,9 +68,10 @@ class Meshlb:
             self.agents.start(*missing)
 
     def down(self) -> None:
-        """They end well."""
-        codes = self.agents.stop()
-        assert set(codes.values()) <= {0}, codes
+        """SIGTERM to all; one that does not end well is told."""
+        bad = {name: code for name, code in self.agents.stop().items() if code}
+        if bad:
+            print(f"agents ended with exit codes {bad}")
 
     def back(self, node: Node) -> None:
         """A new agent."""

@@ -25,6 +25,7 @@ MOST_OPEN = 1500  # of them at once: more than can begin before the first has ti
 LONG = 51  # echo connections, spread over the nodes
 LEAD = 1.0  # seconds of load before and after
 PATIENCE = 90.0
+RETURN_PATIENCE = 180.0  # Swarm now and then takes most of a minute to have a node back
 LONGEST = 1800.0  # seconds that the load lasts if nobody ends it
 Say = Callable[[str], None]
 
@@ -147,7 +148,7 @@ class Stage:
         command = ["docker", "node", "ls", "--format={{.Hostname}} {{.Status}}"]
         eventually(
             lambda: manager.run(command, check=False).stdout.count(" Ready") == len(self.lab.nodes),
-            timeout=PATIENCE,
+            timeout=RETURN_PATIENCE,
             what=f"{node.name} to be ready again",
         )
 
