@@ -62,6 +62,11 @@ def test_who_was_in_the_hands_of_what_was_killed_is_excused() -> None:
     assert not judge(Aim(), replace(caught, short=more)).is_met
 
 
+def test_who_was_caught_on_a_spared_node_excuses_nobody() -> None:
+    report = short(failed_at={f"{A}:80": 1, f"{B}:80": 1}, failures=[failure(B)])
+    assert seen(short=report, judged=(A,), kills=((999.0, 1000.0),)).caught == []
+
+
 def test_failures_that_were_not_written_down_count() -> None:
     assert seen(short=short(failed=2, failed_at={f"{A}:80": 2})).failed == 2
 

@@ -189,4 +189,4 @@ def test_a_long_connection_tells_whose_it_was_and_another_one_follows() -> None:
     ):
         report = hold.stop()
     assert {failure.task for failure in report.failures} == {""}, "it was never established"
-    assert report.opened[address] == report.failed
+    assert report.opened[address] == report.failed > 1
