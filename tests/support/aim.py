@@ -45,7 +45,9 @@ class Seen:
     ends: Mapping[str, float] = field(default_factory=dict)  # wall times at which tasks were told to end
     measured: Mapping[str, float] = field(default_factory=dict)  # the worst of each, in seconds
     found: Mapping[str, bool] = field(default_factory=dict)
-    kills: tuple[tuple[float, float], ...] = ()  # from when to when a node or an agent was being killed
+    kills: tuple[
+        tuple[float, float], ...
+    ] = ()  # from when to when a task, a node or an agent was being killed
 
     def at(self, address: str) -> bool:
         """Whether an address (HOST:PORT) is of a node that the aim is about."""
@@ -64,7 +66,7 @@ class Seen:
 
     @property
     def caught(self) -> list[Failure]:
-        """Failures of those that had begun when a node or an agent was killed, and were in its hands."""
+        """Failures of those that had begun when something was killed, and were in its hands."""
         return [
             failure
             for failure in self.failures

@@ -64,8 +64,15 @@ def kill_tasks(stage: Stage, rounds: int) -> None:
     for number in range(rounds):
         stage.say(f"docker kill {number + 1} of {rounds}")
         node, victim = stage.victim(number)
+        began = time.time()
         node.run(["docker", "kill", victim])
+        eventually(partial(_is_told, stage, victim), timeout=30, what="the engine to tell of it")
+        stage.kills.append((began, stage.watch.ends()[victim]))
         stage.await_running(5)
+
+
+def _is_told(stage: Stage, victim: str) -> bool:
+    return victim in stage.watch.ends()
 
 
 def add_slow_starters(stage: Stage, rounds: int) -> None:
