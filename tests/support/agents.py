@@ -79,7 +79,9 @@ class Agent:
 
     def crash(self) -> None:
         """SIGKILL to the process that serves; its keeper starts it again."""
-        os.kill(self.worker_pid(), signal.SIGKILL)
+        pid = self.worker_pid()
+        assert pid, f"no agent runs below the keeper of {self.node.name}: {self.said()}"
+        os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> int:
         """SIGTERM, and its exit code."""

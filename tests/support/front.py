@@ -54,7 +54,6 @@ class Meshlb:
         *("--publish", "80:8000", "--publish", "81:8000", "--publish", "9000:9000"),
         *("--label", "meshlb.port.81.balance=source"),
     )
-
     untold: tuple[str, ...] = ()
     kill_seconds = 0.05
 
