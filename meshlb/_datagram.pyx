@@ -94,12 +94,44 @@ cdef void receivers_close(worker_t *w, port_t *port) noexcept nogil:
         receiver = datagrams.receivers[i]
         if receiver != NULL and (port == NULL or receiver.port == port):
             _flows_end(w, receiver)
-            # A child that the process forks shares the socket until it execs.
+            _receiver_close(w, receiver)
+
+
+cdef void receivers_release(worker_t *w) noexcept nogil:
+    """Another process receives from now on. Flows that are under way are still answered through the socket."""
+    cdef datagrams_t *datagrams = datagrams_of(w)
+    cdef receiver_t *receiver
+    cdef uint32_t i
+    for i in range(datagrams.receiver_room):
+        receiver = datagrams.receivers[i]
+        if receiver != NULL and not receiver.released:
             sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_DEL, receiver.fd, NULL)
-            sys.close(receiver.fd)
+            receiver.released = datagrams.over = True
             sys.fetch_add_int(&receiver.port.listeners, -1)
-            free(receiver)
-            datagrams.receivers[i] = NULL
+
+
+cdef void receivers_bury(worker_t *w) noexcept nogil:
+    """Frees released receivers that have no flows any more: the address is not ours to hold."""
+    cdef datagrams_t *datagrams = datagrams_of(w)
+    cdef uint32_t i
+    if not datagrams.over:
+        return
+    datagrams.over = False
+    for i in range(datagrams.receiver_room):
+        if datagrams.receivers[i] != NULL and datagrams.receivers[i].released and datagrams.receivers[i].flows == 0:
+            _receiver_close(w, datagrams.receivers[i])
+
+
+cdef void _receiver_close(worker_t *w, receiver_t *receiver) noexcept nogil:
+    cdef port_t *of = NULL if receiver.released else receiver.port
+    if of != NULL:
+        # A child that the process forks shares the socket until it execs.
+        sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_DEL, receiver.fd, NULL)
+    sys.close(receiver.fd)
+    datagrams_of(w).receivers[receiver.index] = NULL
+    free(receiver)
+    if of != NULL:
+        sys.fetch_add_int(&of.listeners, -1)
 
 
 cdef void receiver_event(worker_t *w, uint64_t data) noexcept nogil:
@@ -208,6 +240,7 @@ cdef flow_t *_flow_begin(
         sys.bump_last(&counters.closed, 1)
         return NULL
     flow.receiver, flow.hash, flow.begun_us = receiver, hashed, w.now_us
+    receiver.flows += 1
     flow.source = source_hash(client, route.source_prefix4, route.source_prefix6)
     flow.client.to = train.source
     memcpy(flow.client.own, train.own, 16)
@@ -614,6 +647,8 @@ cdef void _flow_end(worker_t *w, flow_t *flow) noexcept nogil:
         address16(&flow.client.to, client)
         flows_add(port, client, -1)
     sys.fetch_add(&port.open, <uint32_t>-1)
+    flow.receiver.flows -= 1
+    datagrams.over = datagrams.over or flow.receiver.released
     _flow_free(datagrams, flow)
     sys.bump_last(&port.counters[w.index].closed, 1)
 

@@ -39,6 +39,12 @@ class Forwarder:
     def close_listeners(self, port: int | None = None) -> None:
         """Accepts what has completed its handshake, then closes the port's listeners; all with None."""
 
+    def release_listeners(self) -> None:
+        """Closes the workers' own descriptors of all listeners; what waits in the sockets is not touched.
+
+        The sockets live on in other descriptors. Those of UDP stay for answers that are under way.
+        """
+
     def listening(self, port: int) -> bool:
         """Whether listeners of the port are still open."""
 

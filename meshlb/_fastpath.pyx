@@ -14,7 +14,9 @@ from meshlb._counts cimport backend_row_t, backend_sum, port_row_t, port_sum
 from meshlb._types cimport (
     TIERS, backend_counters, backend_t, plane_t, port_counters, port_t, route_t, table_t, tier_t, worker_t,
 )
-from meshlb._worker cimport lines, worker_free, worker_listen, worker_serve, worker_start, worker_unlisten, worker_wake
+from meshlb._worker cimport (
+    lines, worker_free, worker_listen, worker_release, worker_serve, worker_start, worker_unlisten, worker_wake,
+)
 
 cdef enum:
     LEARNT = 16  # connections of a port that show whether its clients wait for their answers
@@ -123,6 +125,13 @@ cdef class Forwarder:
         cdef port_t *of = NULL if port is None else self._port(port)
         for i in range(self.plane.workers):
             if not worker_unlisten(&self.plane.worker[i], of):
+                raise MemoryError
+        self._wake()
+
+    def release_listeners(self):
+        cdef int i
+        for i in range(self.plane.workers):
+            if not worker_release(&self.plane.worker[i]):
                 raise MemoryError
         self._wake()
 

@@ -27,6 +27,8 @@ cdef struct receiver_t:  # a UDP socket that a port's clients send to
     int fd
     uint32_t index
     uint32_t generation
+    uint32_t flows
+    bint released  # another process receives now; what is under way is still answered through it
     port_t *port
 
 cdef struct flow_s:
@@ -63,6 +65,7 @@ cdef struct datagrams_t:
     receiver_t **receivers
     uint32_t receiver_room
     uint32_t receiver_serial
+    bint over  # a released receiver may have lost its last flow
     flow_t **chunks
     uint32_t chunk_count
     uint32_t chunk_room

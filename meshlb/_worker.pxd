@@ -7,5 +7,6 @@ cdef void worker_free(worker_t *w) noexcept
 cdef void worker_serve(worker_t *w) noexcept nogil
 cdef bint worker_listen(worker_t *w, port_t *port, int fd) noexcept
 cdef bint worker_unlisten(worker_t *w, port_t *port) noexcept
+cdef bint worker_release(worker_t *w) noexcept
 cdef void worker_wake(worker_t *w) noexcept nogil
 cdef void *lines(size_t size) except NULL

@@ -22,7 +22,8 @@ from meshlb._connection cimport (
     conn_event, conn_timer, conns_bury, conns_end, conns_run_queues, conns_run_ready, conns_sweep,
 )
 from meshlb._datagram cimport (
-    datagrams_end, flow_event, flow_timer, flows_sweep, receiver_event, receiver_open, receivers_close,
+    datagrams_end, flow_event, flow_timer, flows_sweep, receiver_event, receiver_open, receivers_bury, receivers_close,
+    receivers_release,
 )
 from meshlb._flow cimport datagrams_t
 from meshlb._listener cimport listener_event, listener_open, listeners_close, listeners_settle, listeners_wait
@@ -37,14 +38,14 @@ cdef enum:
     EVENTS = 256  # taken from epoll at once
 
 cdef enum:  # command_t.kind
-    LISTEN, UNLISTEN
+    LISTEN, UNLISTEN, RELEASE
 
 ctypedef command_s command_t
 
 cdef struct command_s:
     int kind
     int fd
-    port_t *port  # UNLISTEN: NULL is all of them
+    port_t *port  # UNLISTEN: NULL is all of them; RELEASE: always
     command_t *next
 
 
@@ -78,6 +79,7 @@ cdef void _finish_turn(worker_t *w) noexcept nogil:
         conns_run_queues(w)
     listeners_settle(w)
     conns_bury(w)
+    receivers_bury(w)
 
 
 cdef void _fire(worker_t *w, timer_t *timer) noexcept nogil:
@@ -169,6 +171,9 @@ cdef void _carry_out(worker_t *w, command_t *command) noexcept nogil:
     if command.kind == UNLISTEN:
         listeners_close(w, command.port, True)
         receivers_close(w, command.port)
+    elif command.kind == RELEASE:
+        listeners_close(w, NULL, False)
+        receivers_release(w)
     elif command.port.datagrams:
         receiver_open(w, command.port, command.fd)
     else:
@@ -183,6 +188,14 @@ cdef bint worker_listen(worker_t *w, port_t *port, int fd) noexcept:
 cdef bint worker_unlisten(worker_t *w, port_t *port) noexcept:
     """Has the worker close the port's sockets, all with NULL. False without memory. The caller wakes it."""
     return _send(w, UNLISTEN, port, -1)
+
+
+cdef bint worker_release(worker_t *w) noexcept:
+    """Has the worker close its own descriptors of all sockets, whose queues are another process's now.
+
+    False without memory. The caller wakes it.
+    """
+    return _send(w, RELEASE, NULL, -1)
 
 
 cdef bint _send(worker_t *w, int kind, port_t *port, int fd) noexcept:

@@ -5,27 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import click
 
 import meshlb
-from meshlb import http, logs, process
+from meshlb import logs, process, systemd
 from meshlb.config import Config, options, split_address
 from meshlb.errors import MeshError
+from meshlb.handover import Conversation, HandoverError
+from meshlb.http_socket import listening, url_of
+from meshlb.inherited import HTTP
 from meshlb.model import Snapshot, SourceStatus, Status
+from meshlb.place import Place, unless
 from meshlb.process import Signals
-from meshlb.serving import Plane, Serving
+from meshlb.replacement import Upgrade
+from meshlb.serving import Plane, Serving, connections
 from meshlb.static import StaticSource, load
 from meshlb.table import build
 
 if TYPE_CHECKING:
+    import socket
+
     from meshlb.advice import Advice
 
+PORTS_FIRST = 0.5  # seconds that the status page waits for the first table
 log = logging.getLogger("meshlb.agent")  # __name__ is __main__ under python -m
+AskStatus = Callable[[], Awaitable[Status]]
+Channel = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 
 
 class Source(Protocol):
@@ -48,7 +59,7 @@ class Reloadable(Protocol):
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @options
-def main(check: bool, **settings: Any) -> None:
+def main(check: bool, keeper: bool, replace: bool, **settings: Any) -> None:
     """Serve the published ports of a Docker Swarm on this node.
 
     Run one agent on every node. Without options it follows the Swarm of the local Docker Engine, listens on
@@ -57,14 +68,24 @@ def main(check: bool, **settings: Any) -> None:
 
     With --config it serves the ports of a file instead, and needs no Docker.
 
-    It ends on SIGTERM: no new connections, then those that are open get --drain seconds.
+    It ends on SIGTERM: no new connections, then those that are open get --drain seconds. To upgrade, install
+    the new release and send SIGUSR2, or start it with --replace: no connection is lost.
     """
     config = Config(**settings)
     try:
-        sys.exit(_check(config) if check else _serve(config))
+        if keeper and not check:
+            _become_keeper()
+        sys.exit(_check(config) if check else _serve(config, replace))
     except MeshError as error:
         click.echo(f"meshlb-agent: {error}", err=True)
         sys.exit(1)
+
+
+def _become_keeper() -> None:
+    """A fresh process, which has not imported all that an agent needs."""
+    _, *words = sys.orig_argv
+    words.remove("--keeper")
+    os.execv(sys.executable, [sys.executable, "-m", "meshlb.keeper", sys.executable, *words])  # noqa: S606
 
 
 def _check(config: Config) -> int:
@@ -79,11 +100,11 @@ def _check(config: Config) -> int:
     return 1 if table.problems else 0
 
 
-def _serve(config: Config) -> int:
+def _serve(config: Config, replace: bool) -> int:
     logs.setup(config.log_format, config.log_level)
     try:
         with asyncio.Runner(loop_factory=process.loop_factory(config.loop)) as runner:
-            runner.run(_compose(config))
+            runner.run(_compose(config, replace))
     except MeshError:
         raise
     except Exception:
@@ -93,23 +114,28 @@ def _serve(config: Config) -> int:
     return 0
 
 
-async def _compose(config: Config) -> None:
+async def _compose(config: Config, replace: bool) -> None:
     """The real parts, from the settings; each is imported only by who uses it."""
+    passed_on = systemd.passed_on()  # first: what is opened from here on could be taken for it
     source = _source(config)
     process.raise_file_limit()
     from meshlb.listen import Listeners  # noqa: PLC0415
     from meshlb.plane import Plane as RealPlane  # noqa: PLC0415
     from meshlb.takeover import Takeover  # noqa: PLC0415
 
-    listeners = Listeners(Takeover(config.takeover))
-    signals = Signals()
+    store = systemd.SystemdStore()
+    place = Place(config.socket, store)
+    place.inherited.add(passed_on)
+    listeners = Listeners(Takeover(config.takeover), inherited=place.inherited, store=store)
+    channel, signals = _channel(config, source), Signals()
     with signals.handled():
         try:
+            await asyncio.to_thread(place.claim, replace)
             plane = RealPlane(config.workers, listeners=listeners)
-            async with _channel(config, source):
-                await run(config, source, plane, signals)
+            await run(config, source, plane, signals, place=place, channel=channel)
         finally:
             await asyncio.to_thread(listeners.shutdown)
+            place.close()
 
 
 def _source(config: Config) -> Source:
@@ -120,15 +146,21 @@ def _source(config: Config) -> Source:
     return SwarmSource()
 
 
-@contextlib.asynccontextmanager
-async def _channel(config: Config, source: Source) -> AsyncIterator[None]:
-    """The channel between agents, while inside. Serving never waits for it, nor ends with it."""
+def _channel(config: Config, source: Source) -> Channel:
+    """The channel between agents, once it is entered. Serving never waits for it, nor ends with it.
+
+    It hears what the source says from the first word on, so it is made before that speaks.
+    """
     if not config.peers or config.config is not None:
-        yield
-        return
+        return contextlib.nullcontext
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
 
     advice = Advice(cast(Any, source), *split_address(config.peers), config.state_dir)
+    return lambda: _advising(advice)
+
+
+@contextlib.asynccontextmanager
+async def _advising(advice: Advice) -> AsyncIterator[None]:
     task = asyncio.create_task(_advise(advice))
     try:
         yield
@@ -144,33 +176,110 @@ async def _advise(advice: Advice) -> None:
         log.exception("the channel between agents broke; everything else goes on")
 
 
-async def run(config: Config, source: Source, plane: Plane, signals: Signals) -> None:
-    """Serve what the source says until a signal asks to stop, then drain."""
-    serving = Serving(plane)
+async def run(
+    config: Config,
+    source: Source,
+    plane: Plane,
+    signals: Signals,
+    *,
+    place: Place | None = None,
+    channel: Channel = contextlib.nullcontext,
+) -> None:
+    """Serve what the source says until a signal asks to stop or another agent takes over, then drain."""
+    serving, place = Serving(plane), place or Place()
 
     async def status() -> Status:
         return await serving.status(source.status())
 
-    async with http.serve(config.http, status) as url, serving:
-        log.info("meshlb-agent %s started", meshlb.__version__, extra=_details(config, source, url))
-        async with asyncio.TaskGroup() as group:
-            parts = [
-                group.create_task(_follow(source, serving)),
-                group.create_task(serving.run()),
-                group.create_task(_reload(source, signals.reload)),
-                group.create_task(_announce(serving)),
-            ]
-            await signals.stop.wait()
-            process.notify("STOPPING=1")
-            for part in parts:
-                part.cancel()
-        await serving.drain(config.drain, signals.at_once)
+    async with serving, contextlib.AsyncExitStack() as doors:
+        doors.callback(place.close)
+        with _plain_errors():
+            async with asyncio.TaskGroup() as group:
+                parts = [group.create_task(_follow(source, serving))]
+                await unless(signals.stop, place.take(serving, lambda: source.status().problem))
+                sockets = await listening(config.http, place.inherited.take(HTTP))
+                place.keep(HTTP, sockets)
+                log.info(
+                    "meshlb-agent %s started", meshlb.__version__, extra=_details(config, source, sockets)
+                )
+                parts += [
+                    group.create_task(serving.run()),
+                    group.create_task(_reload(source, signals.reload)),
+                    group.create_task(_announce(serving)),
+                    group.create_task(place.tidy(serving)),
+                ]
+                await unless(signals.stop, place.settle(serving))
+                await doors.enter_async_context(_status_page(config, serving, status, sockets))
+                await doors.enter_async_context(channel())
+                upgrade = Upgrade(signals.upgrade)
+                upgrading = group.create_task(upgrade.run())
+                heir = await unless(signals.stop, place.give(serving))
+                upgrading.cancel()
+                if heir is not None:
+                    await doors.aclose()  # what we have closed the other one may open
+                    await _bid_farewell(heir, upgrade)
+                    await serving.drain(config.linger, signals.stop)
+                for part in parts:
+                    part.cancel()
+        await _end(config, signals, serving, place)
     log.info("meshlb-agent ended")
 
 
-def _details(config: Config, source: Source, url: str) -> dict[str, dict[str, object]]:
+@contextlib.asynccontextmanager
+async def _status_page(
+    config: Config, serving: Serving, status: AskStatus, sockets: list[socket.socket]
+) -> AsyncIterator[None]:
+    """The page, while inside; after the ports, where those are soon served: it takes half of the start."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PORTS_FIRST):
+            await serving.first.wait()
+    from meshlb import http  # noqa: PLC0415
+
+    async with http.serve(config.http, status, sockets):
+        yield
+
+
+async def _bid_farewell(heir: Conversation, upgrade: Upgrade) -> None:
+    """From now on the other one is the node's agent."""
+    if heir.pid == upgrade.pid:
+        systemd.notify(f"MAINPID={heir.pid}")
+    systemd.leave()
+    with contextlib.suppress(HandoverError):
+        await asyncio.to_thread(heir.say, "farewell")
+    heir.close()
+    log.info("process %d has taken over", heir.pid)
+
+
+async def _end(config: Config, signals: Signals, serving: Serving, place: Place) -> None:
+    """After SIGTERM, or when those that we had after a handover have gone or lingered for long enough."""
+    if signals.stop.is_set():
+        systemd.notify("STOPPING=1")
+        if not serving.left:
+            await asyncio.to_thread(place.give_up)
+        left = await serving.drain(config.drain, signals.at_once)
+    else:
+        left = (await serving.counters()).open
+    if left:
+        log.warning("%s cut", connections(left))
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A task group wraps what is raised in it. A sentence for the user comes out as it is."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        for error in group.exceptions:
+            if isinstance(error, MeshError):
+                raise error from None
+        raise
+
+
+def _details(config: Config, source: Source, sockets: list[socket.socket]) -> dict[str, dict[str, object]]:
     return logs.fields(
-        source=config.config or source.status().kind, takeover=config.takeover, status=url or "off"
+        source=config.config or source.status().kind,
+        takeover=config.takeover,
+        status=url_of(sockets[0]) if sockets else "off",
     )
 
 
@@ -198,7 +307,7 @@ async def _reload(source: Source, asked: asyncio.Event) -> None:
     while True:
         await asked.wait()
         asked.clear()
-        process.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             if isinstance(source, Reloadable):
                 await source.reload()
@@ -206,7 +315,7 @@ async def _reload(source: Source, asked: asyncio.Event) -> None:
             log.error("reload: %s", error)
         except Exception:
             log.exception("reload failed because of a bug in meshlb")
-        process.notify("READY=1")
+        systemd.notify("READY=1")
 
 
 async def _announce(serving: Serving) -> None:
@@ -216,7 +325,7 @@ async def _announce(serving: Serving) -> None:
             await serving.first.wait()
     except TimeoutError:
         log.warning("nothing to serve yet: the source has told no table")
-    process.notify("READY=1")
+    systemd.notify("READY=1")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class Config:
     log_format: str = "text"  # text | json
     log_level: str = "info"
     loop: str = "auto"  # auto | uvloop | asyncio; auto is uvloop where it is installed
+    socket: Path | None = Path("/run/meshlb/agent.sock")  # where it is asked to hand over; None for nowhere
+    linger: float = math.inf  # seconds that a handover leaves to connections that the old agent has
 
 
 _DEFAULTS = Config()
@@ -71,6 +74,10 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
     if value != value:  # noqa: PLR0124  # the range lets nan through
         raise click.BadParameter("nan is not a number of seconds")
     return value
+
+
+def _path(_context: click.Context, _parameter: click.Parameter, value: str) -> Path | None:
+    return None if value in ("", "off") else Path(value)
 
 
 def _option(name: str, **details: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -146,13 +153,43 @@ _OPTIONS = (
         show_default=True,
         help="The event loop of the control side; auto is uvloop where it is installed.",
     ),
+    _option(
+        "--socket",
+        metavar="PATH",
+        default=str(_DEFAULTS.socket),
+        show_default=True,
+        callback=_path,
+        help="The agent's own Unix socket: one agent has it, and an agent that is started with --replace "
+        "takes over there. off for none.",
+    ),
+    click.option(
+        "--replace",
+        is_flag=True,
+        help="Take over from the agent that runs on this node, for an upgrade or other options, without "
+        "losing a connection: it hands over its listening sockets and ends with its last connection. "
+        "Where none runs, this one just starts. SIGUSR2 has a running agent start its own replacement.",
+    ),
+    _option(
+        "--linger",
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        default=_DEFAULTS.linger,
+        callback=_seconds,
+        help="How long connections of an agent that has handed over may go on; without an end by default.",
+    ),
+    click.option(
+        "--keeper",
+        is_flag=True,
+        help="Where no systemd does it, in containers for example: keep the agent running, and its listening "
+        "sockets while it is not. Clients that connect while it starts again wait instead of being refused.",
+    ),
     click.option("--check", is_flag=True, help="Check the file of --config, say what is wrong, and exit."),
     click.version_option(meshlb.__version__, prog_name="meshlb-agent"),
 )
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the agent's options: the fields of `Config`, and `check`."""
+    """Give a click command the agent's options: the fields of `Config`, `check`, `keeper` and `replace`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

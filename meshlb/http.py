@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from aiohttp import web
 
 import meshlb
-from meshlb.config import split_address
-from meshlb.errors import ConfigError
+from meshlb.http_socket import BACKLOG, listening, url_of
 from meshlb.model import Status
 from meshlb.report import health, health_document, status_document
 
 MAX_CONNECTIONS = 64
 LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
 
-_BIND_ERRORS = {
-    errno.EADDRINUSE: "another process (a second meshlb-agent?) listens there; stop it or choose another",
-    errno.EADDRNOTAVAIL: "this machine has no such address; choose another",
-    errno.EACCES: "ports below 1024 need the capability CAP_NET_BIND_SERVICE; choose a higher one",
-}
-
 AskStatus = Callable[[], Awaitable[Status]]
 
 
 @asynccontextmanager
-async def serve(address: str, status: AskStatus) -> AsyncIterator[str]:
+async def serve(
+    address: str, status: AskStatus, sockets: Sequence[socket.socket] | None = None
+) -> AsyncIterator[str]:
     """Answer at `address` while the block runs. Gives the URL, or an empty text when `address` is empty.
 
-    ConfigError when the address cannot be listened on.
+    `sockets` listen there already and stay the caller's. ConfigError when the address cannot be listened on.
     """
     if not address:
         yield ""
         return
+    mine = await listening(address) if sockets is None else [each.dup() for each in sockets]
     runner = web.AppRunner(
         application(status),
         access_log=None,
@@ -51,13 +46,15 @@ async def serve(address: str, status: AskStatus) -> AsyncIterator[str]:
     await runner.setup()
     door = _Door(cast("web.Server", runner.server))
     try:
-        server = await _listen(address, door)
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(door, sock=each, backlog=BACKLOG) for each in mine]
         overdue = asyncio.create_task(door.close_overdue())
         try:
-            yield _url(server.sockets[0])
+            yield url_of(mine[0])
         finally:
             overdue.cancel()
-            server.close()  # not wait_closed: it would wait for clients, which cleanup() ends
+            for server in servers:
+                server.close()  # not wait_closed: it would wait for clients, which cleanup() ends
     finally:
         await runner.cleanup()
 
@@ -90,24 +87,6 @@ async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:
     return web.json_response(document, status=status, dumps=lambda data: json.dumps(data, indent=2) + "\n")
-
-
-async def _listen(address: str, factory: Callable[[], asyncio.Protocol]) -> asyncio.Server:
-    host, port = split_address(address)
-    try:
-        return await asyncio.get_running_loop().create_server(
-            factory, host, port, backlog=MAX_CONNECTIONS, reuse_address=True
-        )
-    except socket.gaierror as error:
-        raise ConfigError(f'--http {address}: "{host}" is not an address of this machine') from error
-    except OSError as error:
-        reason = _BIND_ERRORS.get(error.errno or 0, error.strerror or str(error))
-        raise ConfigError(f"--http {address}: cannot listen: {reason}") from error
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Door:

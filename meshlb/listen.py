@@ -4,6 +4,9 @@ A port that is free is bound as it is. One that Docker holds is served on a port
 (see `takeover`). Docker may also plant its rules for a port after we bound it: its daemon warns that it
 cannot listen and keeps the rules, which lead away what comes in. `recheck` notices and leads it back.
 
+Every socket is kept here a second time, to be handed to the agent that takes over from this one; and what an
+agent before this one has left is taken before a socket is opened (see `inherited`).
+
 A port may be for some addresses only (`listen`): each has its sockets then. A redirect is for all addresses
 nevertheless: behind it nobody listens on the others, so their clients are refused, not led to Docker's mesh.
 """
@@ -14,13 +17,14 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from meshlb.addresses import MOST, NOWHERE, chosen, has_ipv6, own_addresses
+from meshlb.addresses import ANYWHERE, MOST, NOWHERE, chosen, has_ipv6, own_addresses
 from meshlb.errors import PortError
 from meshlb.holder import Holder, holder_of
 from meshlb.ingress import sandbox_addresses
+from meshlb.inherited import ByAddress, Inherited, Named, NoStore, Store, by_address, name_of
 from meshlb.model import Port, PortState, Protocol
 from meshlb.nft import PublishedPort
 from meshlb.takeover import Takeover
@@ -52,6 +56,7 @@ FREEBIND: Option = (socket.IPPROTO_IP, 15, 1)
 Sockets = tuple[socket.socket, ...]
 Addresses = tuple[str, ...]
 EVERYWHERE: Addresses = ("",)
+ALWAYS = "every port is redirected (takeover: always)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +176,12 @@ class Listeners:
         holder: Callable[[int, Protocol], Holder | None] = holder_of,
         sandbox: Callable[[], frozenset[str]] = sandbox_addresses,
         addresses: Callable[[], frozenset[str]] = own_addresses,
+        inherited: Inherited | None = None,
+        store: Store | None = None,
     ) -> None:
         self._takeover = takeover
+        self._inherited, self._store = inherited or Inherited(), store or NoStore()
+        self._kept: dict[Port, Sockets] = {}  # our own descriptors of what the caller has
         self._holder, self._sandbox, self._addresses = holder, sandbox, addresses
         self._served: dict[Port, _Served] = {}
         self._docker: frozenset[PublishedPort] = frozenset()  # what Docker led away when we last looked
@@ -183,9 +192,10 @@ class Listeners:
         There are `count` sockets for each address in the networks `listen`, or for all together without any.
         """
         served = _Served(port.published, listen=listen, addresses=self._chosen(port, listen))
+        if found := self._inherited_of(port, served):
+            return self._adopted(port, count, served, *found)
         if self._takeover.mode == "always":
-            why = "every port is redirected (takeover: always)"
-            return self._redirected(port, count, replace(served, why=why))
+            return self._redirected(port, count, replace(served, why=ALWAYS))
         try:
             sockets = listening_sockets(port.published, count, port.protocol, served.addresses)
         except OSError as error:
@@ -211,12 +221,35 @@ class Listeners:
             text = explained(error, port) if isinstance(error, OSError) else str(error)
             served = replace(served, lacks=f"an address that has come to this node is left out: {text}")
         self._served[port] = served
+        self._keep(port, sockets)
         return sockets
+
+    def again(self, port: Port) -> Sockets:
+        """More descriptors of the sockets of an open port."""
+        return tuple(each.dup() for each in self._kept.get(port, ()))
+
+    def kept(self) -> tuple[Named, ...]:
+        """The sockets of all open ports, for the agent that takes over. They stay ours to close."""
+        return tuple((name_of(port), sockets) for port, sockets in self._kept.items())
 
     def close(self, port: Port) -> None:
         """Forget a port and drop its redirect. Its connections go on."""
         if self._served.pop(port, None):
             self._redirect()
+        if self._let_go([port]):
+            self._store.drop([name_of(port)])
+
+    def close_all(self) -> None:
+        """Forget all ports and drop their redirects."""
+        self._served.clear()
+        self._redirect()
+        self._store.drop(map(name_of, self._let_go(list(self._kept))))
+
+    def leave(self) -> None:
+        """Forget all ports: another agent has their sockets, and redirects of its own to them."""
+        self._served.clear()
+        self._redirect()
+        self._let_go(list(self._kept))
 
     def recheck(self) -> dict[Port, PortState]:
         """How each open port is served now. Cheap: call it after a change, and every ten seconds.
@@ -234,6 +267,7 @@ class Listeners:
     def shutdown(self) -> None:
         """Forget all ports and take the redirects away. Redirected connections may end: drain them first."""
         self._served.clear()
+        self._let_go(list(self._kept))
         self._takeover.close()
 
     def _chosen(self, port: Port, listen: Addresses) -> Addresses:
@@ -250,6 +284,54 @@ class Listeners:
             )
         return found or (NOWHERE,)
 
+    def _inherited_of(self, port: Port, served: _Served) -> tuple[int, ByAddress] | None:
+        """The number and the sockets that are left for a port, where they are for its addresses and way."""
+        number, found = by_address(self._inherited.take(name_of(port)), port.protocol)
+        if served.addresses == EVERYWHERE and ANYWHERE[0] in found and not has_ipv6():
+            found = {"": found.pop(ANYWHERE[0])}
+        way = "never" if number != port.published else "always"
+        unwanted = [each for each in found if each not in served.addresses or self._takeover.mode == way]
+        for address in unwanted:
+            for each in found.pop(address):
+                each.close()
+        return (number, found) if found else None
+
+    def _adopted(self, port: Port, count: int, served: _Served, number: int, found: ByAddress) -> Opening:
+        """Serve a port on sockets that were left for it. An address that has none gets new ones."""
+        why = "" if number == port.published else self._why_redirected(port)
+        sockets: list[socket.socket] = []
+        try:
+            for address in served.addresses:
+                mine = found.pop(address, None)
+                sockets += mine or listening_sockets(number, count, port.protocol, (address,))
+                if mine and port.protocol is Protocol.TCP:
+                    # More workers than there were: they share. Of UDP they would tear conversations apart.
+                    sockets += [mine[index % len(mine)].dup() for index in range(len(mine), count)]
+        except OSError as error:
+            for each in sockets + [one for rest in found.values() for one in rest]:
+                each.close()
+            raise PortError(explained(error, port)) from None
+        return self._accepted(port, tuple(sockets), replace(served, own=number, why=why))
+
+    def _why_redirected(self, port: Port) -> str:
+        if self._takeover.mode == "always":
+            return ALWAYS
+        return "Docker held it when it was opened"
+
+    def _keep(self, port: Port, sockets: Sockets) -> None:
+        """Our own descriptors, and the store's."""
+        mine = tuple(each.dup() for each in _distinct(sockets))
+        self._kept[port] = self._kept.get(port, ()) + mine
+        self._store.keep(name_of(port), mine)
+
+    def _let_go(self, ports: Iterable[Port]) -> list[Port]:
+        """Close our own descriptors of ports; those that had some."""
+        gone = [port for port in ports if port in self._kept]
+        for port in gone:
+            for each in self._kept.pop(port):
+                each.close()
+        return gone
+
     def _redirected(self, port: Port, count: int, served: _Served) -> Opening:
         try:
             sockets = listening_sockets(0, count, port.protocol, served.addresses)
@@ -263,6 +345,7 @@ class Listeners:
         self._redirect()
         state, reason = self._standing(port)
         if state is not PortState.FAILED:
+            self._keep(port, sockets)
             return Opening(sockets, state, reason)
         for each in sockets:
             each.close()
@@ -311,6 +394,11 @@ class Listeners:
         """Whether it is the proxy of a container's own published port, which is not Swarm's to give."""
         sandbox = self._sandbox() if holder.container else frozenset()
         return bool(sandbox) and holder.container not in sandbox
+
+
+def _distinct(sockets: Iterable[socket.socket]) -> Sockets:
+    """One descriptor of each socket."""
+    return tuple({os.fstat(each.fileno()).st_ino: each for each in sockets}.values())
 
 
 def key(port: Port) -> PublishedPort:

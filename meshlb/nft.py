@@ -2,7 +2,8 @@
 
 The table has the `owner` flag: it belongs to the process that made it, survives `nft flush ruleset`, and
 vanishes with that process. The child ends when its standard input closes, and the kernel closes that whenever
-and however the agent ends.
+and however the agent ends. Each agent's table has a name of its own: one that takes over from another has its
+redirects in force beside the other's, whose table goes when its last connections have ended.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import select
 import subprocess
 import time
@@ -21,7 +23,7 @@ from meshlb.model import Protocol
 PublishedPort = tuple[int, Protocol]
 Redirects = Mapping[PublishedPort, int]
 
-TABLE = "inet meshlb"
+TABLE = "inet meshlb"  # what the names of all agents' tables begin with
 PATIENCE = 5.0  # seconds that one transaction may take; the usual one takes milliseconds
 
 
@@ -29,7 +31,12 @@ class NftError(Exception):
     """nft refused a transaction, ended, or does not answer. The text is a whole sentence."""
 
 
-def creation(redirects: Redirects) -> str:
+def own_table() -> str:
+    """A name that no other agent's table has."""
+    return f"{TABLE}_{secrets.token_hex(4)}"
+
+
+def creation(table: str, redirects: Redirects) -> str:
     """The one transaction that makes the table with all its redirects."""
     maps = "".join(f"map {p}_ports {{ type inet_service : inet_service; }}; " for p in Protocol)
     # `dnat to :port` keeps the address that was called, where `redirect` would put the interface's first.
@@ -40,22 +47,22 @@ def creation(redirects: Redirects) -> str:
         f"chain {hook} {{ type nat hook {hook} priority -110; {rules}}}; "
         for hook in ("prerouting", "output")
     )
-    return f"add table {TABLE} {{ flags owner; {maps}{chains}}}; {change({}, redirects)}"
+    return f"add table {table} {{ flags owner; {maps}{chains}}}; {change(table, {}, redirects)}"
 
 
-def change(old: Redirects, new: Redirects) -> str:
+def change(table: str, old: Redirects, new: Redirects) -> str:
     """The one transaction that leads from `old` to `new`; empty where they are the same."""
     gone = [key for key in old if new.get(key) != old[key]]
     added = [key for key in new if new[key] != old.get(key)]
-    commands = [*_elements("delete", {key: str(key[0]) for key in gone})]
-    commands += _elements("add", {key: f"{key[0]} : {new[key]}" for key in added})
+    commands = [*_elements(f"delete element {table}", {key: str(key[0]) for key in gone})]
+    commands += _elements(f"add element {table}", {key: f"{key[0]} : {new[key]}" for key in added})
     return "; ".join(commands)
 
 
 def _elements(verb: str, elements: Mapping[PublishedPort, str]) -> Iterator[str]:
     for protocol in Protocol:
         if mine := [text for key, text in sorted(elements.items()) if key[1] is protocol]:
-            yield f"{verb} element {TABLE} {protocol}_ports {{ {', '.join(mine)} }}"
+            yield f"{verb} {protocol}_ports {{ {', '.join(mine)} }}"
 
 
 class NftChild:

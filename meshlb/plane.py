@@ -30,10 +30,12 @@ from meshlb.table import Backend, Entry, Table
 if TYPE_CHECKING:
     import socket
 
+    from meshlb.inherited import Named
     from meshlb.listen import Opening
 
 _Key = tuple[str, str, int]
 _RESERVED = 128  # descriptors that clients leave to their backends' sockets, and to the agent itself
+_RELEASING = 5.0  # seconds that workers get to let go of all listeners; one turn of theirs is enough
 _CLOSING = 0.2  # seconds that a port's listeners get to take what has completed its handshake
 
 
@@ -48,6 +50,18 @@ class Listeners(Interface):
 
     def close(self, port: Port) -> None:
         """The port is not served any more; its sockets are the plane's to close."""
+
+    def close_all(self) -> None:
+        """No port is served any more."""
+
+    def again(self, port: Port) -> tuple[socket.socket, ...]:
+        """More descriptors of an open port's sockets."""
+
+    def kept(self) -> tuple[Named, ...]:
+        """The sockets of all open ports, which stay theirs to close."""
+
+    def leave(self) -> None:
+        """Another process serves the ports, on the same sockets."""
 
     def recheck(self) -> dict[Port, PortState]:
         """How ports are served now, where that may change behind our back."""
@@ -159,14 +173,40 @@ class Plane:
         self._forget_listeners()
         self._forwarder.close_listeners()
 
+    def kept(self) -> tuple[Named, ...]:
+        """The sockets of all ports, for the agent that takes over. They stay ours to close."""
+        return self._listeners.kept()
+
+    def release(self) -> None:
+        """Leaves the listeners to the agent that has taken over; what waits in them is not touched."""
+        self._closing = True
+        self._forwarder.release_listeners()
+        self._await_closed([served.port_id for served in self._served.values()], _RELEASING)
+
+    def resume(self) -> None:
+        """After `release`: that agent has failed, and this one goes on."""
+        self._closing = False
+        for port, served in self._served.items():
+            if served.listening:
+                self._listen(served, self._listeners.again(port))
+
+    def leave(self) -> None:
+        """After `release`: nothing of the listeners is ours any more. Connections go on."""
+        self._listeners.leave()
+        for port, served in self._served.items():
+            served.state, served.reason = PortState.FAILED, f"port {port}: another agent has taken over"
+
     def stop(self) -> None:
-        """Ends the workers; connections that are still open are reset."""
+        """Ends the workers; connections that are still open are reset.
+
+        Listeners that are open even now are not closed on purpose: who keeps them for the next agent goes on.
+        """
         self._closing = True
         self._forwarder.stop()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        self._forget_listeners()
+        self._listeners.leave()
         self._namespace.close()
 
     def _change(self, port: Port, served: _Served, state: PortState) -> None:
@@ -177,9 +217,9 @@ class Plane:
         served.state, served.reason = state, reason
 
     def _forget_listeners(self) -> None:
+        self._listeners.close_all()
         for port, served in self._served.items():
             if served.listening:
-                self._listeners.close(port)
                 served.state, served.reason = PortState.FAILED, f"port {port}: the agent is stopping"
 
     def _update(self, wanted: dict[Port, Entry]) -> dict[int, float | None]:
@@ -241,9 +281,9 @@ class Plane:
                 self._forwarder.close_listeners(served.port_id)
         self._await_closed([served.port_id for served in gone])
 
-    def _await_closed(self, ports: list[int]) -> None:
+    def _await_closed(self, ports: list[int], seconds: float = _CLOSING) -> None:
         """Until workers have taken what had completed its handshake: it needs a table that names its port."""
-        end = time.monotonic() + (_CLOSING if self._threads else 0)
+        end = time.monotonic() + (seconds if self._threads else 0)
         while any(map(self._forwarder.listening, ports)) and time.monotonic() < end:
             time.sleep(0.001)
 

@@ -1,13 +1,11 @@
-"""The agent as a process: its event loop, its limits, its signals, and what it tells systemd."""
+"""The agent as a process: its event loop, its limits, its signals."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -55,6 +53,7 @@ class Signals:
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
         self.reload = asyncio.Event()
+        self.upgrade = asyncio.Event()
 
     def terminate(self) -> None:
         """SIGTERM or SIGINT came."""
@@ -68,6 +67,7 @@ class Signals:
             signal.SIGTERM: self.terminate,
             signal.SIGINT: self.terminate,
             signal.SIGHUP: self.reload.set,
+            signal.SIGUSR2: self.upgrade.set,
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
@@ -76,18 +76,3 @@ class Signals:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
-
-
-def notify(*lines: str) -> None:
-    """Tell systemd, where it started us as Type=notify: see sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):  # an abstract address begins with a zero byte
-        address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.settimeout(1)
-            sender.sendto("\n".join(lines).encode(), address)
-    except OSError as error:
-        log.warning("systemd cannot be notified: %s", error)

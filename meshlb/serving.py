@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Protocol, Self, TypeVar
 import meshlb
 from meshlb import changes
 from meshlb.errors import MeshError
+from meshlb.inherited import Named
 from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
 from meshlb.table import Table, build
 
@@ -39,6 +41,18 @@ class Plane(Protocol):
 
     def counters(self) -> Counters:
         """Connections and bytes since the start."""
+
+    def kept(self) -> tuple[Named, ...]:
+        """The listening sockets, for the agent that takes over."""
+
+    def release(self) -> None:
+        """Do not touch the listening sockets any more, but have them."""
+
+    def resume(self) -> None:
+        """Serve on them again."""
+
+    def leave(self) -> None:
+        """The listening sockets are another agent's; established connections go on."""
 
     def close_listeners(self) -> None:
         """Take no new connections; established ones go on."""
@@ -71,7 +85,10 @@ class Serving:
         self.ports: tuple[PortStatus, ...] = ()
         self.problems: tuple[str, ...] = ()
         self.draining = False
+        self.offered = asyncio.Event()  # set once there is a snapshot to serve
         self.first = asyncio.Event()  # set once a snapshot is served
+        self.still = asyncio.Lock()  # whoever holds it keeps the plane as it is
+        self.left = False  # another agent serves the ports
         self._plane = plane
         self._newest: Snapshot | None = None
         self._wake = asyncio.Event()
@@ -96,6 +113,7 @@ class Serving:
     def offer(self, snapshot: Snapshot) -> None:
         """Serve this snapshot; one that was offered before and is not served yet is forgotten."""
         self._newest = snapshot
+        self.offered.set()
         self._wake.set()
 
     def fault(self, part: str, sentence: str) -> None:
@@ -110,10 +128,8 @@ class Serving:
         while True:
             await self._rest()
             try:
-                if self._newest is not None and self._newest is not self.snapshot:
-                    await self._apply(self._newest)
-                else:
-                    await self._recheck()
+                async with self.still:
+                    await self._look()
             except MeshError as error:
                 self._failed(str(error))
             except Exception as error:
@@ -122,6 +138,23 @@ class Serving:
             else:
                 self._failures = 0
                 self.fault("plane", "")
+
+    async def kept(self) -> tuple[Named, ...]:
+        """The listening sockets, for the agent that takes over."""
+        return await self._call(self._plane.kept)
+
+    async def release(self) -> None:
+        """Do not touch the listening sockets any more, but have them."""
+        await self._call(self._plane.release)
+
+    async def resume(self) -> None:
+        """After `release`: serve on them again."""
+        await self._call(self._plane.resume)
+
+    async def leave(self) -> None:
+        """After `release`: they are another agent's. Established connections go on, and follow the table."""
+        await self._call(self._plane.leave)
+        self.left, self.ports = True, ()
 
     async def status(self, source: SourceStatus) -> Status:
         """The agent's status, with what its source says of itself."""
@@ -147,18 +180,24 @@ class Serving:
             log.exception("the plane's counters cannot be read")
         return self._counters
 
-    async def drain(self, seconds: float, at_once: asyncio.Event) -> None:
-        """Take no new connections, then wait for the open ones: at most `seconds`, or until `at_once`."""
-        await self._call(self._plane.close_listeners)
+    async def drain(self, seconds: float, enough: asyncio.Event) -> int:
+        """Take no new connections, then wait for the open ones: at most `seconds`, or until `enough`.
+
+        Gives how many are open still.
+        """
+        if not self.left:
+            await self._call(self._plane.close_listeners)
         self.draining = True
         end = asyncio.get_running_loop().time() + seconds
         left = (await self.counters()).open
-        log.info("draining for at most %g seconds: %s open", seconds, _connections(left))
-        while left and not at_once.is_set() and asyncio.get_running_loop().time() < end:
-            await _wait(at_once, 0.1)
+        within = "" if math.isinf(seconds) else f" for at most {seconds:g} seconds"
+        log.info("draining%s: %s open", within, connections(left))
+        pause = 0.1
+        while left and not enough.is_set() and asyncio.get_running_loop().time() < end:
+            await _wait(enough, pause)
+            pause = min(pause * 1.1, 1.0)
             left = (await self.counters()).open
-        if left:
-            log.warning("%s cut", _connections(left))
+        return left
 
     async def _rest(self) -> None:
         if self.first.is_set() or self._failures:
@@ -168,6 +207,12 @@ class Serving:
         else:
             await self._wake.wait()
         self._wake.clear()
+
+    async def _look(self) -> None:
+        if self._newest is not None and self._newest is not self.snapshot:
+            await self._apply(self._newest)
+        else:
+            await self._recheck()
 
     async def _apply(self, snapshot: Snapshot) -> None:
         table = await self._call(lambda: build(snapshot))
@@ -182,6 +227,8 @@ class Serving:
         self._now_served(await self._call(self._plane.recheck))
 
     def _now_served(self, ports: tuple[PortStatus, ...]) -> None:
+        if self.left:
+            return
         _tell(changes.of_ports(self.ports, ports, self.table))
         self.ports = ports
 
@@ -199,7 +246,8 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-def _connections(count: int) -> str:
+def connections(count: int) -> str:
+    """`1 connection is`, `2 connections are`."""
     return "1 connection is" if count == 1 else f"{count} connections are"
 
 

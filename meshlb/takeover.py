@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from meshlb.ingress import IngressRules
-from meshlb.nft import TABLE, NftChild, NftError, PublishedPort, Redirects, change, creation
+from meshlb.nft import NftChild, NftError, PublishedPort, Redirects, change, creation, own_table
 
 MODES = ("auto", "always", "never")
 SHORTEST_DELAY = 1.0  # seconds from one start of the child to the next, doubled each time
@@ -46,13 +46,8 @@ def explained(error: NftError | OSError) -> str:
         return (
             "nft is not installed, so ports that Docker holds cannot be redirected: apt-get install nftables"
         )
-    if "not permitted" in text:
-        return f"another process owns the nftables table {TABLE}: stop the other meshlb-agent on this node"
     if "not supported" in text:
-        return (
-            f'nft refused the table {TABLE} ({text}): remove a leftover with "nft delete table {TABLE}"; '
-            "without one, Linux 5.12 or newer is needed"
-        )
+        return f"nft refused the table of redirects ({text}): Linux 5.12 or newer is needed"
     return f"ports that Docker holds cannot be redirected: {text}"
 
 
@@ -73,6 +68,7 @@ class Takeover:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.mode = mode
+        self.table = own_table()
         self.problem = ""  # one sentence; empty while all redirects are in force
         self._rules = rules or IngressRules()
         self._start, self._permitted, self._clock = start, permitted, clock
@@ -119,11 +115,11 @@ class Takeover:
             except OSError as error:
                 self._lose(explained(error))
             else:
-                self._run(creation(redirects), redirects)
+                self._run(creation(self.table, redirects), redirects)
 
     def _update(self, redirects: Redirects) -> None:
         # A table without redirects stays: with its hooks would go the translation of connections still open.
-        if transaction := change(self._in_force, redirects):
+        if transaction := change(self.table, self._in_force, redirects):
             self._run(transaction, redirects)
 
     def _run(self, transaction: str, redirects: Redirects) -> None:

@@ -3,9 +3,9 @@
 Port 8000 answers HTTP; the first line is the container's host name. Port 9000 sends back what it is
 sent (over UDP after the host name and a new line). Environment: PORT, ECHO_PORT, START_DELAY (seconds until
 it listens), STOP_DELAY (seconds that it serves on after SIGTERM; then it answers those whom it has accepted,
-and exits), NODE and TASK (said in the answer). The server is whoami.c where a C compiler is at hand;
-elsewhere busybox's httpd and nc, which are enough to look at but queue few connections, cut them at SIGTERM
-and do not answer UDP.
+and exits), NODE and TASK (said in the answer), GREET (set: over TCP, too, an echo begins with the host name).
+The server is whoami.c where a C compiler is at hand; elsewhere busybox's httpd and nc, which are enough to
+look at but queue few connections, cut them at SIGTERM and neither greet nor answer UDP.
 """
 
 from __future__ import annotations
@@ -78,17 +78,17 @@ def archive() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for directory in ("bin", "tmp", "www", "etc", "proc", "sys", "dev"):
-            _add(tar, directory, kind=tarfile.DIRTYPE, mode=0o1777 if directory == "tmp" else 0o755)
-        _add(tar, "bin/busybox", busybox().read_bytes())
-        _add(tar, "bin/whoami", WHOAMI.encode())
+            add(tar, directory, kind=tarfile.DIRTYPE, mode=0o1777 if directory == "tmp" else 0o755)
+        add(tar, "bin/busybox", busybox().read_bytes())
+        add(tar, "bin/whoami", WHOAMI.encode())
         if program := server():
-            _add(tar, "bin/server", program)
+            add(tar, "bin/server", program)
         for applet in APPLETS:
-            _add(tar, f"bin/{applet}", kind=tarfile.SYMTYPE, link="busybox")
+            add(tar, f"bin/{applet}", kind=tarfile.SYMTYPE, link="busybox")
     return buffer.getvalue()
 
 
-def _add(
+def add(
     tar: tarfile.TarFile,
     name: str,
     data: bytes = b"",
@@ -97,6 +97,7 @@ def _add(
     mode: int = 0o755,
     link: str = "",
 ) -> None:
+    """A file, a directory or a link in an image's root file system."""
     entry = tarfile.TarInfo(name)
     entry.type, entry.mode, entry.linkname, entry.size = kind, mode, link, len(data)
     tar.addfile(entry, io.BytesIO(data))
@@ -119,6 +120,11 @@ def _present(engine: Engine) -> bool:
 
 def _load(engine: Engine, tar: bytes) -> None:
     changes = ['CMD ["/bin/whoami"]', "ENV PATH=/bin", "EXPOSE 8000 9000"]
-    answer = engine.post("/images/create", tar, fromSrc="-", repo=REPOSITORY, tag=TAG, changes=changes)
+    load(engine, REPOSITORY, tar, changes)
+
+
+def load(engine: Engine, repository: str, tar: bytes, changes: Sequence[str]) -> None:
+    """Make an image of a root file system, with lines of a Dockerfile. LabError where the engine refuses."""
+    answer = engine.post("/images/create", tar, fromSrc="-", repo=repository, tag=TAG, changes=list(changes))
     if "errorDetail" in str(answer):
-        raise LabError(f"the image {IMAGE} could not be imported: {answer}")
+        raise LabError(f"the image {repository}:{TAG} could not be imported: {answer}")

@@ -24,7 +24,7 @@ ENDED = "meshlb-lab: dockerd ended"
 _SCRIPT = """\
 set -e
 PRIVATE=$1 NODE=$4
-mkdir -p "$PRIVATE/docker" "$PRIVATE/cgroup"
+mkdir -p "$PRIVATE/docker" "$PRIVATE/meshlb" "$PRIVATE/cgroup"
 # sysfs shows the interfaces of the namespace it was mounted in, and a fresh one has no cgroups below.
 mount --rbind /sys/fs/cgroup "$PRIVATE/cgroup"
 mount -t sysfs sysfs /sys
@@ -48,6 +48,9 @@ if [ -e /etc/hostname ]; then mount --bind "$PRIVATE/hostname" /etc/hostname; fi
 # dockerd reads daemon.json and keeps its identity (key.json) there: each node has its own.
 mkdir -p /etc/docker
 mount --bind "$PRIVATE/docker" /etc/docker
+# So it is with what an agent keeps on disk.
+mkdir -p /var/lib/meshlb
+mount --bind "$PRIVATE/meshlb" /var/lib/meshlb
 hostname "$NODE"
 ip link set lo up
 echo ready

@@ -7,6 +7,7 @@
  * START_DELAY: seconds until it listens. STOP_DELAY: seconds that it serves on after SIGTERM. Then it closes its
  * listeners, answers those whom it has accepted, and exits, as a well-behaved server does.
  * NODE, TASK: said in the answer, for example --env NODE={{.Node.Hostname}} --env TASK={{.Task.Name}}.
+ * GREET=1: of TCP, too, what ECHO_PORT says begins with the container's name and a new line.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -107,12 +108,6 @@ static struct conn *serve(const char *variable, int port, enum kind kind) {
     return add(fd, kind);
 }
 
-static void welcome(struct conn *listener) {
-    int fd;
-    while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK)) >= 0)
-        add(fd, listener->kind == HTTP_LISTENER ? HTTP : ECHO);
-}
-
 static void flush(struct conn *conn) {
     while (conn->sent < conn->size) {
         ssize_t count = send(conn->fd, conn->data + conn->sent, conn->size - conn->sent, MSG_NOSIGNAL);
@@ -136,6 +131,18 @@ static void flush(struct conn *conn) {
     if (conn->sending)
         watch(conn, EPOLL_CTL_MOD, EPOLLIN);
     conn->sending = 0, conn->size = conn->sent = 0;
+}
+
+static void welcome(struct conn *listener) {
+    int fd;
+    while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+        struct conn *conn = add(fd, listener->kind == HTTP_LISTENER ? HTTP : ECHO);
+        if (conn->kind == ECHO && getenv("GREET")) {
+            conn->size = strcspn(identity, "\n") + 1;
+            memcpy(conn->data, identity, conn->size);
+            flush(conn);
+        }
+    }
 }
 
 static void name_client(int fd, char *text, size_t size) {

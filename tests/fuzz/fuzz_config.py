@@ -24,7 +24,7 @@ _SAID = ("--help", "--version")  # they print and end
 
 @click.command()
 @options
-def _command(check: bool, **settings: Any) -> tuple[bool, Config]:
+def _command(check: bool, keeper: bool, replace: bool, **settings: Any) -> tuple[bool, Config]:
     return check, Config(**settings)
 
 

@@ -200,7 +200,7 @@ def test_the_image_answers_under_load(small: Lab) -> None:
         ended_well = load.stop()
     assert set(ended_well.reasons()) == {"refused"}  # who was accepted was answered
     eventually(lambda: _listens(node.address, 9000), timeout=20, what="the server to listen again")
-    with EchoHold(echo, 20) as hold:
+    with EchoHold(echo, count=20) as hold:
         node.run(["docker", "kill", "web"])
         eventually(lambda: not _listens(node.address, 9000), timeout=20, what="the container to end")
         ended = hold.stop()

@@ -205,7 +205,7 @@ def test_a_killed_task_costs_no_new_connection(lab: Lab, serve: Serve) -> None:
 def test_established_connections_outlive_changes(lab: Lab, serve: Serve) -> None:
     serve("echo", "--publish", "9000:9000", "--publish", "80:8000")
     await_containers(lab, 1)
-    with EchoHold(f"{lab.nodes[2].address}:9000", 20) as hold:
+    with EchoHold(f"{lab.nodes[2].address}:9000", count=20) as hold:
         docker(lab, "service", "scale", "echo=4")
         await_containers(lab, 4)
         docker(lab, "service", "update", "--quiet", "--label-add", "some=label", "echo")

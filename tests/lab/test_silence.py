@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Agent  # type: ignore[attr-defined]  # one of several files of that name
+from agents import Agent
 from docker_cli import Serve
 from waiting import eventually
 

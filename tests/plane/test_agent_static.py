@@ -2,107 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_process import START, Agent, Backend, connect, free_port, reaches
 from waiting import eventually
-
-START = 30.0  # seconds for anything that needs the process to come up; a busy machine is slow
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::", 0))
-        return int(probe.getsockname()[1])
-
-
-class Backend:
-    """Says its name to whoever connects, then echoes. One connection at a time is served by each accept."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def accept(self) -> socket.socket:
-        self.listener.settimeout(START)
-        connection, _ = self.listener.accept()
-        connection.settimeout(START)
-        connection.sendall(self.name.encode())
-        return connection
-
-
-class Agent:
-    """A meshlb-agent process."""
-
-    def __init__(self, directory: Path, *, prefix: tuple[str, ...] = (), loop: str = "auto") -> None:
-        self.file = directory / "mesh.toml"
-        self.log = directory / "agent.log"
-        self.http = free_port()
-        self._command = [*prefix, sys.executable, "-m", "meshlb.agent", "--config", str(self.file)]
-        self._command += ["--http", f"127.0.0.1:{self.http}", "--takeover", "never", "--loop", loop]
-        self._command += ["--workers", "2"]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def publish(self, ports: dict[int, Backend]) -> None:
-        entry = '[[port]]\npublished = {}\nservice = "{}"\nbackends = ["{}"]\n'
-        self.write("".join(entry.format(port, one.name, one.address) for port, one in ports.items()))
-
-    def write(self, text: str) -> None:
-        fresh = self.file.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.rename(self.file)
-
-    def start(self, *options: str) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self._command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        eventually(self._tells_ports, timeout=START, what=f"the agent to serve; it says: {self.said()}")
-
-    def _tells_ports(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.said()
-        try:
-            return bool(self.status()["ports"])
-        except OSError:
-            return False
-
-    def status(self, path: str = "/status") -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=START)
-        try:
-            connection.request("GET", path)
-            found = json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
-        assert isinstance(found, dict)
-        return found
-
-    def states(self) -> dict[str, str]:
-        return {port["service"]: port["state"] for port in self.status()["ports"]}
-
-    def reason(self, service: str) -> str:
-        return next(str(port["reason"]) for port in self.status()["ports"] if port["service"] == service)
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def wait(self) -> int:
-        assert self.process is not None
-        return self.process.wait(START)
 
 
 @pytest.fixture
@@ -131,16 +42,6 @@ def backend() -> Iterator[Callable[[str], Backend]]:
     yield make
     for one in backends:
         one.listener.close()
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), START)
-
-
-def reaches(port: int, backend: Backend) -> bool:
-    """Whether the published port leads to this backend."""
-    with connect(port) as client, backend.accept():
-        return client.recv(100) == backend.name.encode()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -288,7 +189,15 @@ def test_a_second_agent_says_that_there_is_one(
     mesh = agent()
     mesh.publish({free_port(): backend("one")})
     mesh.start()
-    again = subprocess.run(mesh._command, capture_output=True, text=True, timeout=START, check=False)
+    again = subprocess.run(mesh.command, capture_output=True, text=True, timeout=START, check=False)
+    assert again.returncode == 1
+    assert mesh.process is not None
+    assert again.stderr.splitlines()[-1] == (
+        f"meshlb-agent: an agent runs on this node already, as process {mesh.process.pid}: "
+        "start this one with --replace to take over from it without losing a connection"
+    )
+    alone = [*mesh.command, "--socket", "off"]
+    again = subprocess.run(alone, capture_output=True, text=True, timeout=START, check=False)
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith(
         f"meshlb-agent: --http 127.0.0.1:{mesh.http}: cannot listen: another process (a second meshlb-agent?)"
@@ -305,15 +214,23 @@ def test_systemd_is_told(
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(START)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        mesh = agent()
-        mesh.publish({free_port(): backend("one")})
+        mesh, port = agent(), free_port()
+        mesh.publish({port: backend("one")})
         mesh.start()
+        assert {systemd.recv(100) for _ in range(2)} == {
+            b"FDSTORE=1\nFDNAME=http\nFDPOLL=0",
+            f"FDSTORE=1\nFDNAME=tcp.{port}\nFDPOLL=0".encode(),
+        }
         assert systemd.recv(100) == b"READY=1"
         mesh.signal(signal.SIGHUP)
         assert systemd.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
         assert systemd.recv(100) == b"READY=1"
         mesh.signal(signal.SIGTERM)
         assert systemd.recv(100) == b"STOPPING=1"
+        assert systemd.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=http"
+        assert systemd.recv(100) == b"BARRIER=1"
+        assert systemd.recv(100) == f"FDSTOREREMOVE=1\nFDNAME=tcp.{port}".encode()
+        assert systemd.recv(100) == b"BARRIER=1"
         assert mesh.wait() == 0
 
 

@@ -87,6 +87,7 @@ def run_agent(mode: str) -> None:
         "docker": lambda: sorted([port, str(protocol)] for port, protocol in takeover.docker_publishes()),
         "redirect": lambda count: takeover.set({(n, Protocol.TCP): n + 1 for n in range(1, count + 1)}),
         "redirects": lambda: len(takeover.redirects),
+        "table": takeover.table.split,
         "child": lambda: takeover._child and takeover._child.pid,
         "problem": lambda: takeover.problem,
         "shutdown": listeners.shutdown,
@@ -475,21 +476,22 @@ def test_an_own_port_that_is_published_later_is_redirected(network: Network) -> 
     assert network.answers(80) == network.answers(own) == {"meshlb"}
 
 
-def test_a_second_agent_says_that_there_is_a_first(taken: tuple[Network, Program]) -> None:
-    network, first = taken
-    state, sentence = network.agent()("open", 80)
-    assert state == "error"
-    assert "stop the other meshlb-agent" in sentence
-    assert first("recheck") == {"80/tcp": "redirected"}
-    assert network.answers() == {"meshlb"}
-
-
-def test_a_leftover_table_is_named_with_the_command_that_removes_it(network: Network) -> None:
+def test_a_second_agents_redirects_stand_beside_the_firsts_until_those_go(network: Network) -> None:
     network.docker_publishes(80)
-    network.inside(network.node, "nft", "add", "table", "inet", "meshlb")
-    state, sentence = network.agent()("open", 80)
-    assert state == "error"
-    assert "nft delete table inet meshlb" in sentence
+    first = network.agent()
+    assert first("open", 80)[0] == "redirected"
+    before = Conversation(network)
+    second = network.agent()
+    assert second("open", 80)[0] == "redirected"
+    assert network.answers() == {"meshlb"}
+    assert network.tables().count("meshlb_") == 2
+    first("shutdown")  # the table goes; the process, and so the connection, stays
+    assert network.tables().count("meshlb_") == 1
+    assert network.answers() == {"meshlb"}
+    assert before.say("still here") == "still here"
+    second.process.send_signal(signal.SIGKILL)
+    eventually(lambda: "meshlb" not in network.tables())
+    assert network.outside() == "swarm 10.77.0.2"
 
 
 def test_without_nft_the_package_is_named(network: Network, tmp_path: Path) -> None:
@@ -543,7 +545,7 @@ def test_ten_thousand_redirects_are_one_transaction(network: Network) -> None:
     agent("redirect", 10000)
     assert agent("problem") == ""
     assert agent("redirects") == 10000
-    listed = network.inside(network.node, "nft", "list", "map", "inet", "meshlb", "tcp_ports")
+    listed = network.inside(network.node, "nft", "list", "map", *agent("table"), "tcp_ports")
     assert listed.count(" : ") == 10001
 
 

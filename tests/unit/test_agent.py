@@ -18,6 +18,7 @@ from meshlb import process
 from meshlb.agent import run
 from meshlb.config import Config
 from meshlb.errors import ConfigError, EngineError, PortError
+from meshlb.inherited import Named
 from meshlb.model import Counters, Port, PortState, PortStatus, Service, Snapshot, SourceStatus, Task
 from meshlb.process import Signals
 from meshlb.serving import CALM, FAILED, STILL_FAILED, Serving, pause
@@ -77,6 +78,19 @@ class Plane:
     def counters(self) -> Counters:
         self._called("counters")
         return self.counts
+
+    def kept(self) -> tuple[Named, ...]:
+        self._called("kept")
+        return ()
+
+    def release(self) -> None:
+        self._called("release")
+
+    def resume(self) -> None:
+        self._called("resume")
+
+    def leave(self) -> None:
+        self._called("leave")
 
     def close_listeners(self) -> None:
         self._called("close_listeners")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlb import process
+from meshlb import process, systemd
 from meshlb.errors import ConfigError
 
 
@@ -29,13 +29,13 @@ def test_notify_reaches_a_path_and_an_abstract_address(
     with listener:
         listener.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        process.notify("RELOADING=1", "MONOTONIC_USEC=5")
+        systemd.notify("RELOADING=1", "MONOTONIC_USEC=5")
         assert listener.recv(100) == b"RELOADING=1\nMONOTONIC_USEC=5"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as abstract:
         abstract.settimeout(5)
         abstract.bind(f"\0meshlb-test-{os.getpid()}")
         monkeypatch.setenv("NOTIFY_SOCKET", f"@meshlb-test-{os.getpid()}")
-        process.notify("READY=1")
+        systemd.notify("READY=1")
         assert abstract.recv(100) == b"READY=1"
 
 
@@ -43,10 +43,10 @@ def test_notify_without_systemd_is_silent_and_a_lost_one_harmless(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    process.notify("READY=1")
+    systemd.notify("READY=1")
     assert not caplog.records
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/at/all")
-    process.notify("READY=1")
+    systemd.notify("READY=1")
     assert "systemd cannot be notified" in caplog.text
 
 

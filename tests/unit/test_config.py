@@ -39,7 +39,7 @@ def parse(*arguments: str, **environment: str) -> Config | Result:
 
     @click.command()
     @options
-    def command(check: bool, **settings: Any) -> None:
+    def command(check: bool, keeper: bool, replace: bool, **settings: Any) -> None:
         found.append(Config(**settings))
 
     result = CliRunner().invoke(command, arguments, env=environment)
@@ -69,10 +69,23 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         "log_format": "json",
         "log_level": "debug",
         "loop": "asyncio",
+        "socket": "/tmp/agent.sock",
+        "linger": "2.5",
     }
     assert set(texts) == set(Config.__dataclass_fields__)
     wanted = Config(
-        Path("mesh.toml"), "[::1]:80", "[::1]:81", Path("/state"), 3, "never", 1.5, "json", "debug", "asyncio"
+        Path("mesh.toml"),
+        "[::1]:80",
+        "[::1]:81",
+        Path("/state"),
+        3,
+        "never",
+        1.5,
+        "json",
+        "debug",
+        "asyncio",
+        Path("/tmp/agent.sock"),
+        2.5,
     )
     assert parse(*(f"--{name.replace('_', '-')}={text}" for name, text in texts.items())) == wanted
     assert parse(**{f"MESHLB_{name.upper()}": text for name, text in texts.items()}) == wanted

@@ -114,10 +114,10 @@ def test_long_connections_are_open_until_they_are_not() -> None:
             connection.sendall(data)
 
     with serving(echo) as address:
-        with EchoHold(address, 1, pause=0.01) as hold:
+        with EchoHold(address, count=1, pause=0.01) as hold:
             report = hold.stop()
         assert (report.failed, report.open_at_end) == (0, 1)
-        with EchoHold(address, 1, pause=0.01) as hold:
+        with EchoHold(address, count=1, pause=0.01) as hold:
             going.set()
             child = hold._process
             assert child
@@ -133,3 +133,60 @@ def test_a_generator_that_is_not_stopped_ends_with_its_block() -> None:
         child = load._process
     assert child
     assert child.returncode is not None
+
+
+def test_a_steady_load_does_not_wait_for_those_before() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        address = f"{host}:{port}"
+        with Load([address], rate=100, concurrency=20, timeout=0.3, steady=True, seconds=0.5) as load:
+            child = load._process
+            assert child
+            eventually(lambda: child.poll() is not None, timeout=10, what="the load to end by itself")
+            report = load.stop()
+    assert set(report.reasons()) == {"timeout", "too many are open"}
+    assert report.reasons()["timeout"] >= 20
+    assert report.failed_at == {address: report.failed}
+
+
+def test_what_is_slow_is_written_down() -> None:
+    report = Report()
+    for seconds in [0.002] * 98 + [0.2, 0.4]:
+        report.took("here", seconds)
+    assert [(slow.seconds, slow.address) for slow in report.slow] == [(0.2, "here"), (0.4, "here")]
+    assert report.slow_at == {"here": 2}
+    assert report.slowest == 0.4
+    for percent, seconds in ((50, 0.002), (99, 0.2), (100, 0.4)):
+        assert seconds <= report.percentile(percent) <= seconds * 1.26
+    assert Report().percentile(50) == 0.0
+
+
+def test_records_are_bounded_for_each_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("load.MOST_RECORDS", 2)
+    report = Report()
+    for address in ("here", "there"):
+        for _ in range(3):
+            report.fail(address, "reset", 0.0)
+            report.took(address, 1.0)
+    assert len(report.failures) == len(report.slow) == 4
+    assert report.failed_at == report.slow_at == {"here": 3, "there": 3}
+
+
+def test_a_long_connection_tells_whose_it_was_and_another_one_follows() -> None:
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(b"task\n")
+        connection.sendall(connection.recv(4096))  # one line, then the end
+
+    def hang_up(connection: socket.socket) -> None:
+        connection.sendall(b"task\n")
+
+    with serving(greet) as address, EchoHold(address, count=1, pause=0.01, greeted=True, reopen=True) as hold:
+        report = hold.stop()
+    assert {failure.task for failure in report.failures} == {"task"}
+    with (
+        serving(hang_up) as address,
+        EchoHold(address, count=1, pause=0.01, greeted=True, reopen=True, seconds=0.5) as hold,
+    ):
+        report = hold.stop()
+    assert {failure.task for failure in report.failures} == {""}, "it was never established"
+    assert report.opened[address] == report.failed > 1

@@ -142,6 +142,7 @@ def test_what_the_kernel_refuses_is_a_sentence(number: int, advice: str) -> None
     assert advice in sentence
 
 
+@pytest.mark.usefixtures("given_back")
 def test_a_free_port_is_bound_as_it_is() -> None:
     with opened() as sockets:
         number = number_of(sockets)

@@ -18,6 +18,8 @@ from meshlb.model import Port, PortState, Protocol
 from meshlb.nft import PublishedPort, Redirects
 from meshlb.takeover import Takeover
 
+pytestmark = pytest.mark.usefixtures("given_back")
+
 DOCKERD = Holder(7, "dockerd")
 NGINX = Holder(8, "nginx")
 PROXY = Holder(9, "docker-proxy", ("docker-proxy", "-host-port", "80", "-container-ip", "172.18.0.2"))

@@ -20,19 +20,19 @@ TCP80, TCP443, UDP53 = (80, Protocol.TCP), (443, Protocol.TCP), (53, Protocol.UD
 
 
 def test_a_change_is_one_line_of_what_differs() -> None:
-    assert change({}, {}) == change({TCP80: 1}, {TCP80: 1}) == ""
-    assert change({}, {TCP443: 2, TCP80: 1}) == "add element inet meshlb tcp_ports { 80 : 1, 443 : 2 }"
-    assert change({TCP80: 1, TCP443: 2}, {TCP443: 2}) == "delete element inet meshlb tcp_ports { 80 }"
-    assert change({TCP80: 1}, {TCP80: 3, UDP53: 4}) == (
-        "delete element inet meshlb tcp_ports { 80 }; "
-        "add element inet meshlb tcp_ports { 80 : 3 }; add element inet meshlb udp_ports { 53 : 4 }"
+    assert change("inet t", {}, {}) == change("inet t", {TCP80: 1}, {TCP80: 1}) == ""
+    assert change("inet t", {}, {TCP443: 2, TCP80: 1}) == "add element inet t tcp_ports { 80 : 1, 443 : 2 }"
+    assert change("inet t", {TCP80: 1, TCP443: 2}, {TCP443: 2}) == "delete element inet t tcp_ports { 80 }"
+    assert change("inet t", {TCP80: 1}, {TCP80: 3, UDP53: 4}) == (
+        "delete element inet t tcp_ports { 80 }; "
+        "add element inet t tcp_ports { 80 : 3 }; add element inet t udp_ports { 53 : 4 }"
     )
 
 
 def test_the_table_is_ours_and_comes_with_its_redirects() -> None:
-    line = creation({TCP80: 31080})
-    assert line.startswith("add table inet meshlb { flags owner; ")
-    assert line.endswith("}; add element inet meshlb tcp_ports { 80 : 31080 }")
+    line = creation("inet t", {TCP80: 31080})
+    assert line.startswith("add table inet t { flags owner; ")
+    assert line.endswith("}; add element inet t tcp_ports { 80 : 31080 }")
     assert "\n" not in line
     assert line.count("priority -110;") == 2
 
@@ -93,7 +93,7 @@ def test_no_child_is_started_for_nothing(world: World) -> None:
 def test_the_same_state_again_tells_the_child_nothing(world: World) -> None:
     world.takeover.set({TCP80: 1})
     world.takeover.set({TCP80: 1})
-    assert [child.lines for child in world.children] == [[creation({TCP80: 1})]]
+    assert [child.lines for child in world.children] == [[creation(world.takeover.table, {TCP80: 1})]]
     assert world.takeover.redirects == {TCP80: 1}
 
 
@@ -112,7 +112,7 @@ def test_a_dead_child_is_replaced_with_the_whole_state(world: World) -> None:
     world.children[0].living = False
     world.now += 100
     world.takeover.set({TCP80: 1, TCP443: 2})
-    assert world.children[1].lines == [creation({TCP80: 1, TCP443: 2})]
+    assert world.children[1].lines == [creation(world.takeover.table, {TCP80: 1, TCP443: 2})]
     assert world.takeover.problem == ""
 
 
@@ -152,7 +152,7 @@ def test_a_refusal_is_explained_and_not_repeated_at_once(world: World) -> None:
         world.takeover.set({TCP80: 1})
     assert len(world.children) == 1
     assert not world.children[0].living
-    assert "stop the other meshlb-agent" in world.takeover.problem
+    assert "Operation not permitted" in world.takeover.problem
     world.error = ""
     world.now += 2
     world.takeover.set({TCP80: 1})
@@ -162,7 +162,7 @@ def test_a_refusal_is_explained_and_not_repeated_at_once(world: World) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        ("Could not process rule: Operation not supported", "nft delete table inet meshlb"),
+        ("Could not process rule: Operation not supported", "Linux 5.12 or newer is needed"),
         ("nft has not answered for 5 s", "cannot be redirected: nft has not answered for 5 s"),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_refused_change_gives_everything_back_and_starts_anew(world: World) ->
     assert not world.children[0].living
     world.now += 2
     world.takeover.set({TCP443: 2})
-    assert world.children[1].lines == [creation({TCP443: 2})]
+    assert world.children[1].lines == [creation(world.takeover.table, {TCP443: 2})]
 
 
 def test_without_nft_the_package_is_named(world: World) -> None:
@@ -202,7 +202,7 @@ def test_closing_forgets_the_delay(world: World) -> None:
     for _ in range(2):
         world.takeover.set({TCP80: 1})
         world.takeover.close()
-    assert [child.lines for child in world.children] == [[creation({TCP80: 1})]] * 2
+    assert [child.lines for child in world.children] == [[creation(world.takeover.table, {TCP80: 1})]] * 2
 
 
 @pytest.mark.parametrize(("bits", "may"), [("0000000000001000", True), ("000001ffffffefff", False)])

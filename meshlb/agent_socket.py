@@ -1,0 +1,142 @@
+"""The agent's Unix socket: whoever has it is the agent of this node, and is asked to hand over there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from meshlb.errors import ConfigError, MeshError
+
+CONNECT = 5.0  # seconds until a running agent has accepted
+_LOCK = 5.0  # seconds that others may need to do the same at this moment
+
+
+class RunningError(MeshError):
+    """Another agent has the socket."""
+
+
+class AgentSocket:
+    """The listening end. Closing it removes the file, unless it is another agent's by now."""
+
+    def __init__(self, path: Path, listener: socket.socket) -> None:
+        self.listener = listener
+        self._path, self._inode = path, path.stat().st_ino
+
+    def close(self) -> None:
+        """From here on nobody is asked to hand over here."""
+        self.listener.close()
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+
+def connect(path: Path) -> socket.socket | None:
+    """A connection to the agent that runs; None where none does. MeshError when it cannot be told."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        _connect(sock, path)
+    except (FileNotFoundError, ConnectionRefusedError):  # never there, or left by one that died
+        sock.close()
+        return None
+    except BlockingIOError:
+        sock.close()
+        raise RunningError(
+            f"the agent at {path} does not answer: end it, then start this one again"
+        ) from None
+    except OSError as error:
+        sock.close()
+        raise ConfigError(_explained(path, error)) from None
+    return sock
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    """BlockingIOError when the backlog stays full."""
+    sock.setblocking(False)
+    end = time.monotonic() + CONNECT
+    while True:
+        try:
+            return sock.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def claim(path: Path, *, after: bool = False) -> AgentSocket:
+    """Be the agent of this node. RunningError when another one is, unless it has handed over (`after`)."""
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with _locked(path.parent):
+            if not after:
+                _refuse_second(path)
+            return _bound(path)
+    except OSError as error:
+        raise ConfigError(_explained(path, error)) from None
+
+
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end; of a listener, those that made it listen."""
+    pid, user, _ = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, user
+
+
+def _refuse_second(path: Path) -> None:
+    other = connect(path)
+    if other is not None:
+        with other:
+            pid, _ = peer(other)
+        raise RunningError(
+            f"an agent runs on this node already, as process {pid}: start this one with --replace to take "
+            "over from it without losing a connection"
+        )
+
+
+def _bound(path: Path) -> AgentSocket:
+    """A new socket takes the path in one step, whatever is there."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(str(fresh))
+        fresh.chmod(0o600)
+        listener.listen(8)
+        listener.setblocking(False)
+        fresh.rename(path)
+        return AgentSocket(path, listener)
+    except OSError:
+        listener.close()
+        raise
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Two agents that start at once must not both find nobody."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end = time.monotonic() + _LOCK
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _explained(path: Path, error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"--socket {path}: not permitted; run the agent as root, or name a path that it may write, or off"
+        )
+    return f"--socket {path}: {error.strerror or error}; name another path, or off"

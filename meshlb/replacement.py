@@ -1,0 +1,94 @@
+"""An agent's own replacement: started by it, from the code that is on disk now."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from meshlb.errors import MeshError
+
+LONGEST = 60.0  # seconds that it may need to take over
+PATIENCE = 10.0  # seconds until the process is there
+# The new agent's parent ends at once, so that it is the service manager's child, whom its end is told.
+_START = """
+import os, sys
+told = int(sys.argv[1])
+os.set_inheritable(told, False)
+os.write(told, b"%d" % os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ))
+"""
+
+
+log = logging.getLogger(__name__)
+
+
+class ReplacementError(MeshError):
+    """The replacement cannot be started, or has ended before it took over."""
+
+
+def command(arguments: Iterable[str] = tuple(sys.orig_argv)) -> list[str]:
+    """This process's command line, and --replace."""
+    _, *rest = arguments
+    return [sys.executable, *rest, *([] if "--replace" in rest else ["--replace"])]
+
+
+class Upgrade:
+    """Starts this agent's replacement when it is asked to. That takes over as any new agent does."""
+
+    def __init__(self, asked: asyncio.Event) -> None:
+        self.pid = 0  # of the last one that was started
+        self._asked = asked
+
+    async def run(self) -> None:
+        """Start one each time; what goes wrong is told, and this agent serves on."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            try:
+                self.pid = await start(command())
+                log.info("process %d starts, to take over", self.pid)
+                await ended(self.pid, LONGEST)
+                log.error("the new agent has not taken over, its messages say why; this one serves on")
+            except MeshError as error:
+                log.error("%s; this one serves on", error)
+
+
+async def start(words: list[str]) -> int:
+    """Start it; its process id."""
+    try:
+        return await asyncio.to_thread(_started, words)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise ReplacementError(f"a new agent cannot be started: {error}") from None
+
+
+def _started(words: list[str]) -> int:
+    hear, tell = os.pipe2(os.O_CLOEXEC)
+    try:
+        helper = [sys.executable, "-I", "-S", "-c", _START, str(tell), *words]
+        subprocess.run(helper, stdin=subprocess.DEVNULL, pass_fds=[tell], timeout=PATIENCE, check=True)
+        return int(os.read(hear, 100))
+    finally:
+        os.close(hear)
+        os.close(tell)
+
+
+async def ended(pid: int, seconds: float) -> None:
+    """Wait until a process has ended; it is killed when it has not in so many seconds."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, over.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await over.wait()
+    except TimeoutError:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""Who has the agent's socket, and who may ask there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshlb import agent_socket, succession
+from meshlb.agent_socket import AgentSocket, RunningError, claim, connect, peer
+from meshlb.errors import ConfigError
+from meshlb.handover import Conversation, HandoverError
+from meshlb.inherited import Named
+from meshlb.succession import Heirs
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "agent.sock"
+
+
+@pytest.fixture
+def place(path: Path) -> Iterator[AgentSocket]:
+    with contextlib.closing(claim(path)) as place:
+        yield place
+
+
+def test_the_directory_and_the_socket_are_for_nobody_else(place: AgentSocket, path: Path) -> None:
+    assert path.parent.stat().st_mode & 0o777 == 0o750
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in path.parent.iterdir()] == ["agent.sock"]
+
+
+def test_a_second_one_is_refused_with_the_firsts_process(place: AgentSocket, path: Path) -> None:
+    with pytest.raises(RunningError, match=f"as process {os.getpid()}: start this one with --replace"):
+        claim(path)
+
+
+def test_one_of_two_that_start_at_once_is_refused(path: Path) -> None:
+    outcomes: list[AgentSocket | RunningError] = []
+
+    def start() -> None:
+        try:
+            outcomes.append(claim(path))
+        except RunningError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (only,) = [each for each in outcomes if isinstance(each, AgentSocket)]
+    only.close()
+    assert len(outcomes) == 8
+
+
+@pytest.mark.parametrize("kind", ["socket", "file"])
+def test_what_a_dead_one_has_left_is_replaced(path: Path, kind: str) -> None:
+    path.parent.mkdir()
+    if kind == "file":
+        path.touch()
+    else:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+            dead.bind(str(path))
+            dead.listen()
+    assert connect(path) is None
+    with contextlib.closing(claim(path)):
+        other = connect(path)
+        assert other is not None
+        other.close()
+    assert not path.exists()
+
+
+def test_the_one_before_leaves_the_path_to_the_one_after(place: AgentSocket, path: Path) -> None:
+    after = claim(path, after=True)
+    place.close()
+    other = connect(path)
+    assert other is not None
+    other.close()
+    after.close()
+    assert not path.exists()
+
+
+def test_one_that_does_not_accept_is_told_after_a_while(
+    place: AgentSocket, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlb.agent_socket.CONNECT", 0.1)
+
+    def fill(stack: contextlib.ExitStack) -> None:
+        for _ in range(20):
+            sock = connect(path)
+            assert sock is not None
+            stack.enter_context(sock)
+
+    with contextlib.ExitStack() as stack, pytest.raises(RunningError, match="does not answer"):
+        fill(stack)
+
+
+@pytest.mark.parametrize("path", [Path("/dev/null/agent.sock"), Path("/tmp") / ("x" * 200) / "agent.sock"])
+def test_a_path_that_cannot_be_is_a_sentence(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--socket .*: .*name another path, or off"):
+        claim(path)
+
+
+class Serving:
+    """Has nothing to serve."""
+
+    def __init__(self) -> None:
+        self.still = asyncio.Lock()
+        self.done: list[str] = []
+
+    async def kept(self) -> tuple[Named, ...]:
+        return ()
+
+    async def release(self) -> None:
+        self.done.append("release")
+
+    async def resume(self) -> None:
+        self.done.append("resume")
+
+    async def leave(self) -> None:
+        self.done.append("leave")
+
+
+def test_another_user_is_refused(place: AgentSocket, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(succession, "peer", lambda sock: (peer(sock)[0], 4711))
+
+    async def main() -> None:
+        heirs = asyncio.create_task(Heirs(Serving(), list).run(place.listener))
+        sock = await asyncio.to_thread(agent_socket.connect, path)
+        assert sock is not None
+        with Conversation(sock) as talk, pytest.raises(HandoverError, match="user 4711 may not ask this"):
+            await asyncio.to_thread(talk.take)
+        heirs.cancel()
+        await asyncio.wait([heirs])
+
+    asyncio.run(main())
+
+
+def test_an_end_breaks_a_handover_off_that_is_not_decided(place: AgentSocket, path: Path) -> None:
+    serving = Serving()
+
+    async def main() -> None:
+        heirs = asyncio.create_task(Heirs(serving, list).run(place.listener))
+        sock = await asyncio.to_thread(agent_socket.connect, path)
+        assert sock is not None
+        with Conversation(sock) as talk:
+            talk.say("hello")
+            assert await asyncio.to_thread(talk.take) == []
+            heirs.cancel()
+            await asyncio.wait([heirs])
+            with pytest.raises(HandoverError, match="broken the handover off"):
+                await asyncio.to_thread(talk.hear, "released")
+
+    asyncio.run(main())
+    assert serving.done == []
