@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 
 FIRST = 3  # the first descriptor that is handed to a process that starts
-MOST = 16384  # sockets that are kept
+MOST = 8192  # sockets that are kept: their names must fit into one variable of the environment
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 SHORT, LONG = 0.1, 10.0  # seconds of the first and the longest pause
 STEADY = 1.0  # seconds that an agent must have lived, and served, to be started again at once

@@ -47,7 +47,10 @@ def raise_file_limit() -> int:
 
 
 class Signals:
-    """What signals ask for. The first SIGTERM or SIGINT asks for an end, the second for one at once."""
+    """What signals ask for. The first SIGTERM or SIGINT asks for an end, the second for one at once.
+
+    SIGHUP asks to look again at everything, SIGUSR2 for a replacement.
+    """
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()

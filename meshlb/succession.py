@@ -144,13 +144,12 @@ class Heirs:
 
     async def _hand_over(self, heir: Conversation) -> None:
         try:
-            await asyncio.to_thread(heir.hear, "hello")
-            async with self._serving.still:
-                await self._give(heir)
+            await self._attempt(heir)
             self._done.set()
         except HandoverError as error:
-            log.warning("no handover: %s; this agent serves on", error)
             await asyncio.to_thread(_refuse, heir, str(error))
+            self._heir = None  # before it is told: who reads it may ask at once
+            log.warning("no handover: %s; this agent serves on", error)
         except Exception:
             log.exception("the handover failed because of a bug in meshlb; this agent serves on")
         finally:
@@ -158,6 +157,11 @@ class Heirs:
             if not self._done.is_set():
                 heir.close()
                 self._heir = None
+
+    async def _attempt(self, heir: Conversation) -> None:
+        await asyncio.to_thread(heir.hear, "hello")
+        async with self._serving.still:
+            await self._give(heir)
 
     async def _give(self, heir: Conversation) -> None:
         await asyncio.to_thread(heir.give, [*await self._serving.kept(), *self._doors()])

@@ -144,9 +144,13 @@ class Agent:
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
         url = f"http://{self.http}{path}"
-        await self.until(lambda: "start" in self.plane.calls)  # HTTP is there before
-        async with aiohttp.ClientSession() as session, session.get(url) as response:
-            return response.status, json.loads(await response.text())
+        async with aiohttp.ClientSession() as session:
+            while True:  # bounded by the timeout in `lives`
+                try:
+                    async with session.get(url) as response:
+                        return response.status, json.loads(await response.text())
+                except aiohttp.ClientConnectorError:  # not listening yet
+                    await asyncio.sleep(0.002)
 
     async def status(self, predicate: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The first /status that is as the predicate wants it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterable, Iterator
 
@@ -48,14 +49,7 @@ def closed(sockets: Iterable[socket.socket]) -> bool:
     return all(each.fileno() == -1 for each in sockets)
 
 
-def same(one: socket.socket, other: socket.socket) -> bool:
-    inode = [socket_inode(each) for each in (one, other)]
-    return inode[0] == inode[1]
-
-
 def socket_inode(sock: socket.socket) -> int:
-    import os  # noqa: PLC0415
-
     return os.fstat(sock.fileno()).st_ino
 
 
@@ -103,7 +97,7 @@ def test_a_socket_of_udp_has_one_worker(left: Inherited) -> None:
     port = Port(made[0].getsockname()[1], 53, Protocol.UDP)
     left.add([(name_of(port), made)])
     (only,) = adopting(left).open(port, 3).sockets
-    assert same(only, made[0])
+    assert socket_inode(only) == socket_inode(made[0])
     only.close()
 
 

@@ -56,8 +56,16 @@ def test_a_manager_that_does_nothing_is_waited_for_a_while(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("meshlb.systemd.PATIENCE", 0.01)
-    systemd.barrier()
+    now = 1000.0
+    store = systemd.SystemdStore(lambda: now)
+    store.drop(["a"])
     assert "systemd has not done" in caplog.text
+    store.drop(["b"])
+    now += systemd.PAUSE
+    store.drop(["c"])
+    manager.setblocking(False)
+    told = [manager.recv(100) for _ in range(4)]
+    assert told == [b"FDSTOREREMOVE=1\nFDNAME=a", b"BARRIER=1", b"FDSTOREREMOVE=1\nFDNAME=c", b"BARRIER=1"]
 
 
 def test_nothing_is_waited_for_without_a_manager(monkeypatch: pytest.MonkeyPatch) -> None:
