@@ -167,7 +167,7 @@ def lose_manager(stage: Stage, rounds: int) -> None:
 
 
 def _is_by_source(stage: Stage, node: Node) -> bool:
-    """Whether all from here go to one task soon; those that failed over to another one at first do not count."""
+    """Whether all from here go to one task soon; at first some may fail over to another one."""
     for _ in range(10):
         if len({stage.answers(node, 81) for _ in range(10)}) == 1:
             return True
