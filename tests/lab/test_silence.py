@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent
+from agents import STATE_DIR, Agent
 from docker_cli import Serve
 from waiting import eventually
 
@@ -192,10 +191,9 @@ def test_a_task_whose_health_is_not_known_yet_gets_no_traffic(lab: Lab, serve: S
 
 
 def test_policies_are_there_after_a_start_without_a_manager(
-    lab: Lab, agents: dict[str, Agent], serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, agents: dict[str, Agent], serve: Serve, tmp_path: Path
 ) -> None:
     serve("web", "-p", "80:8000", "-p", "53:9000/udp", "--label", "meshlb.balance=nonsense")
-    monkeypatch.setitem(os.environ, "MESHLB_STATE_DIR", str(tmp_path / "state"))
     node2 = lab.node("node2")
 
     def start(name: str, node: Node) -> None:
@@ -206,10 +204,11 @@ def test_policies_are_there_after_a_start_without_a_manager(
         document = status(node2)
         return "nonsense" in str(document["problems"]) and "53/udp" in str(document["ports"])
 
-    assert agents["node2"].stop() == 0
-    start("first", node2)
+    def kept() -> bool:
+        return node2.run(["grep", "nonsense", f"{STATE_DIR}/desired"], check=False).returncode == 0
+
     eventually(informed, timeout=30, what="what the manager tells")
-    eventually((tmp_path / "state" / "desired").exists, timeout=30, what="the file")
+    eventually(kept, timeout=30, what="the file")
     assert agents["node2"].stop() == 0
     assert agents["node1"].stop() == 0
     try:
@@ -218,5 +217,4 @@ def test_policies_are_there_after_a_start_without_a_manager(
         assert status(node2)["channel"]["heard"] <= 1, "of node3 alone"
         assert 'meshlb.balance: "nonsense"' in agents["node2"].said()
     finally:
-        monkeypatch.setitem(os.environ, "MESHLB_STATE_DIR", "off")
         start("manager", lab.node("node1"))

@@ -17,6 +17,8 @@ from meshlb.lab import Lab, Node
 
 HTTP_PORT = 9946
 STOP_SECONDS = 45.0
+START_SECONDS = 120.0  # an engine whose machine was off needs up to a minute to be in its Swarm again
+STATE_DIR = "/var/lib/meshlb"  # each node has its own
 TAKEN_OVER = "has taken over"  # the last words of an agent whose sockets another one has
 ROOT = Path(__file__).parents[2]
 
@@ -26,9 +28,10 @@ class Agent:
 
     def __init__(self, node: Node, log: Path, *options: str) -> None:
         self.node, self.log = node, log
+        own = ("--http", f"0.0.0.0:{HTTP_PORT}", "--state-dir", STATE_DIR)
         with log.open("a") as output:
             self.process = node.popen(
-                [sys.executable, "-m", "meshlb.agent", "--http", f"0.0.0.0:{HTTP_PORT}", *options],
+                [sys.executable, "-m", "meshlb.agent", *own, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -113,7 +116,7 @@ class Agents:
     def await_healthy(self, *names: str) -> None:
         """Until they all say that they are."""
         for name in names:
-            eventually(self.current[name].healthy, timeout=30, what=f"the agent of {name} to be healthy")
+            eventually(self.current[name].healthy, timeout=START_SECONDS, what=f"the agent of {name} to be healthy")
 
     def replace(self, name: str) -> None:
         """A new agent takes over from the one that runs there; that ends once its connections have."""
