@@ -196,18 +196,9 @@ async def run(
         with _plain_errors():
             async with asyncio.TaskGroup() as group:
                 parts = [group.create_task(_follow(source, serving))]
-                await unless(signals.stop, place.take(serving, lambda: source.status().problem))
-                sockets = await listening(config.http, place.inherited.take(HTTP))
-                place.keep(HTTP, sockets)
-                log.info(
-                    "meshlb-agent %s started", meshlb.__version__, extra=_details(config, source, sockets)
-                )
-                parts += [
-                    group.create_task(serving.run()),
-                    group.create_task(_reload(source, signals.reload)),
-                    group.create_task(_announce(serving)),
-                    group.create_task(place.tidy(serving)),
-                ]
+                sockets = await _take_place(config, source, serving, place, signals.stop)
+                work = serving.run(), _reload(source, signals.reload), _announce(serving), place.tidy(serving)
+                parts += [group.create_task(part) for part in work]
                 await unless(signals.stop, place.settle(serving))
                 await doors.enter_async_context(_status_page(config, serving, status, sockets))
                 await doors.enter_async_context(channel())
@@ -223,6 +214,17 @@ async def run(
                     part.cancel()
         await _end(config, signals, serving, place)
     log.info("meshlb-agent ended")
+
+
+async def _take_place(
+    config: Config, source: Source, serving: Serving, place: Place, stop: asyncio.Event
+) -> list[socket.socket]:
+    """Become the node's agent, with the sockets of the one before. Gives those of the status page."""
+    await unless(stop, place.take(serving, lambda: source.status().problem))
+    sockets = await listening(config.http, place.inherited.take(HTTP))
+    place.keep(HTTP, sockets)
+    log.info("meshlb-agent %s started", meshlb.__version__, extra=_details(config, source, sockets))
+    return sockets
 
 
 @contextlib.asynccontextmanager
