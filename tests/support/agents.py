@@ -116,7 +116,9 @@ class Agents:
     def await_healthy(self, *names: str) -> None:
         """Until they all say that they are."""
         for name in names:
-            eventually(self.current[name].healthy, timeout=START_SECONDS, what=f"the agent of {name} to be healthy")
+            eventually(
+                self.current[name].healthy, timeout=START_SECONDS, what=f"the agent of {name} to be healthy"
+            )
 
     def replace(self, name: str) -> None:
         """A new agent takes over from the one that runs there; that ends once its connections have."""

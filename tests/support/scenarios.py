@@ -66,13 +66,13 @@ def kill_tasks(stage: Stage, rounds: int) -> None:
         node, victim = stage.victim(number)
         began = time.time()
         node.run(["docker", "kill", victim])
-        eventually(partial(_is_told, stage, victim), timeout=30, what="the engine to tell of it")
-        stage.kills.append((began, stage.watch.ends()[victim]))
+        eventually(partial(_is_dead, stage, victim), timeout=30, what="the engine to tell of its death")
+        stage.kills.append((began, stage.watch.deaths()[victim]))
         stage.await_running(5)
 
 
-def _is_told(stage: Stage, victim: str) -> bool:
-    return victim in stage.watch.ends()
+def _is_dead(stage: Stage, victim: str) -> bool:
+    return victim in stage.watch.deaths()
 
 
 def add_slow_starters(stage: Stage, rounds: int) -> None:

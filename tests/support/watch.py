@@ -54,6 +54,10 @@ class Watch:
                 found[name] = min(when, found.get(name, when))
         return found
 
+    def deaths(self) -> dict[str, float]:
+        """When each container was dead: until then its kernel accepts connections that nobody will answer."""
+        return {name: when for name, action, when in self._events() if action == "die"}
+
     def unhealthy(self) -> dict[str, float]:
         """When each container turned unhealthy."""
         return {name: when for name, action, when in self._events() if action == "health_status: unhealthy"}

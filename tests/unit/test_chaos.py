@@ -68,4 +68,5 @@ def test_a_task_ends_when_it_is_told_to(tmp_path: Path) -> None:
     watch.lose(["l" * 12], 3.0)
     watch.stop()
     assert watch.ends() == {"a" * 12: 5.0, "b" * 12: 7.0, "l" * 12: 3.0}
+    assert watch.deaths() == {"a" * 12: 6.0, "b" * 12: 7.0}
     assert watch.unhealthy() == {"c" * 12: 9.0}
