@@ -16,6 +16,9 @@ from agent_process import START, Agent, Load, Talks, connect, free_port, is_refu
 from mesh import Server, echo
 from waiting import eventually
 
+# What the kernel sends for a killed process: an RST, or a FIN where nothing was unread.
+CUT = ("ConnectionReset", "BrokenPipe", "answered b''")
+
 
 @pytest.fixture
 def node(tmp_path: Path, server: Callable[..., Server]) -> Iterator[Agent]:
@@ -62,8 +65,8 @@ def test_an_agent_that_is_killed_refuses_nobody(node: Agent) -> None:
             eventually(lambda: load.count > before + 200, timeout=START, what="connections")  # noqa: B023
             killed(node)
         Talks(node.port, 4).close()
-    # Those that a killed agent had are lost with it; nobody is refused.
-    assert [failure for failure in load.failures if "Reset" not in failure] == []
+    # Those that a killed agent had are lost with it, two at the most each time; nobody is refused.
+    assert [failure for failure in load.failures if not failure.startswith(CUT)] == []
     assert len(load.failures) <= 20
     assert node.said().count("was ended by signal 9") == 10
     node.signal(signal.SIGTERM)
