@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol
+from meshlb.policy import Policy
 from meshlb.portfile import parse
 from meshlb.table import build
 
@@ -48,6 +49,14 @@ def test_policy_keys_reach_the_table() -> None:
     policies = {entry.service: entry.policy for entry in table.entries}
     assert policies["web"].connect_timeout == 0.25
     assert [backend.port for backend in table.entries[1].backends] == [8001, 8003, 8002]
+
+
+@pytest.mark.parametrize("value", ["[]", "''", "['']"])
+@pytest.mark.parametrize("key", ["allow", "deny", "listen", "accept-proxy"])
+def test_an_empty_list_is_the_default(key: str, value: str) -> None:
+    table = build(parse(f"{PORT}{OK}{key} = {value}", "f"))
+    assert table.problems == ()
+    assert table.entries[0].policy == Policy()
 
 
 def test_two_entries_with_one_port_are_reported_and_the_others_served() -> None:
