@@ -310,11 +310,12 @@ cdef queue_t *_queue_of(worker_t *w, port_t *port) noexcept nogil:
 cdef void _conn_wait(worker_t *w, conn_t *c, route_t *route, uint8_t refusal) noexcept nogil:
     """Puts it into its port's queue; first in line again when it has waited before."""
     cdef bint again = c.waits_until != 0
-    cdef uint32_t patience = route.queue_timeout if refusal == REFUSED_FULL else route.hold
     _conn_uncount(c)
     c.refusal = refusal
-    if not again:
-        c.waits_until = w.now + patience
+    if refusal == REFUSED_NO_BACKEND:
+        c.waits_until = _held_until(c, route)
+    elif not again:
+        c.waits_until = w.now + route.queue_timeout
     if c.waits_until <= w.now or (refusal == REFUSED_FULL and sys.load_relaxed_uint(&c.port.waiting) >= route.queue):
         _conn_refuse(w, c, refusal)
         return
@@ -327,6 +328,17 @@ cdef void _conn_wait(worker_t *w, conn_t *c, route_t *route, uint8_t refusal) no
         return
     if not again:
         sys.bump(&c.port.counters[w.index].waited, 1)
+
+
+cdef uint64_t _held_until(conn_t *c, route_t *route) noexcept nogil:
+    """Milliseconds: `hold` counts from the beginning, attempts included; who has queued for longer may go on to."""
+    cdef uint64_t end = c.begun_us // 1000 + route.hold
+    return end if end > c.waits_until else c.waits_until
+
+
+cdef bint _is_held_out(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
+    """Whether its `hold` is over, and it has had an attempt."""
+    return route.hold != 0 and (c.attempts or c.waits_until) and _held_until(c, route) <= w.now
 
 
 cdef bint _queue_put(worker_t *w, conn_t *c, bint front) noexcept nogil:
@@ -456,7 +468,7 @@ cdef void _conn_choose(worker_t *w, conn_t *c) noexcept nogil:
 
 cdef bint _backend_next(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     cdef choice_t choice
-    if c.attempts > route.retries or c.attempts == 255:
+    if c.attempts > route.retries or c.attempts == 255 or _is_held_out(w, c, route):
         return False
     if c.tried_in != <uint32_t>w.table.generation:
         c.tried_in, c.tried = <uint32_t>w.table.generation, 0
@@ -581,13 +593,20 @@ cdef bint _attempt_unwritten(
 
 
 cdef bint _attempt_wait(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
-    """Leaves the attempt to epoll and the clock. The last backend that is left gets more time than the others."""
-    cdef uint32_t patience = route.connect_timeout
+    """Leaves the attempt to epoll and the clock. The last backend that is left gets more time than the others.
+
+    Nobody gets more than is left of `hold`.
+    """
+    cdef uint64_t patience = route.connect_timeout
+    cdef uint64_t end
     if not end_watch(w, c, &c.backend_end, True):
         c.short_of = True
         return False
     if (c.attempts >= route.count or c.attempts > route.retries) and patience < LAST_ATTEMPT:
         patience = LAST_ATTEMPT
+    if route.hold:
+        end = _held_until(c, route)
+        patience = min(patience, end - w.now) if end > w.now else 0
     timer_set(&w.timers, &c.timer, w.now, patience)
     return True
 
@@ -615,8 +634,18 @@ cdef void _backend_leave(worker_t *w, conn_t *c) noexcept nogil:
 
 
 cdef void _attempt_refused(worker_t *w, conn_t *c) noexcept nogil:
-    """The attempt was refused, or its time has passed."""
+    """The attempt was refused."""
     backend_failed(c.backend, w.now, &w.random)
+    _attempt_failed(w, c)
+    _conn_choose(w, c)
+
+
+cdef void _attempt_late(worker_t *w, conn_t *c) noexcept nogil:
+    """Its time has passed. What the end of `hold` has cut short says nothing about the backend."""
+    cdef route_t *route = route_of(w, c.port)
+    cdef uint32_t took = (<uint32_t>w.now_us - c.attempt_us) // 1000 + 1  # the clock is cut to milliseconds
+    if route == NULL or took >= route.connect_timeout:
+        backend_failed(c.backend, w.now, &w.random)
     _attempt_failed(w, c)
     _conn_choose(w, c)
 
@@ -929,7 +958,7 @@ cdef void conn_timer(worker_t *w, timer_t *timer) noexcept nogil:
         _backend_leave(w, c)
         _conn_choose(w, c)
     else:
-        _attempt_refused(w, c)
+        _attempt_late(w, c)
 
 
 cdef void _wait_due(worker_t *w, conn_t *c) noexcept nogil:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from waiting import eventually
 
@@ -86,6 +86,26 @@ def exactly(connection: socket.socket, size: int) -> bytes:
     while len(data) < size and (more := connection.recv(size - len(data))):
         data += more
     return data
+
+
+@contextlib.contextmanager
+def full_listener(fillers: int = 4) -> Iterator[socket.socket]:
+    """Swallows SYNs: its queue is full until somebody accepts."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(fillers):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener
+
+
+@contextlib.contextmanager
+def blackhole() -> Iterator[int]:
+    """A port that swallows SYNs."""
+    with full_listener() as listener:
+        yield listener.getsockname()[1]
 
 
 def reset(connection: socket.socket) -> None:
