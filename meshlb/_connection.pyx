@@ -519,7 +519,6 @@ cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     end_start(&c.backend_end, KIND_BACKEND, fd)
     if sys.connect(fd, &backend.address.any, backend.address_size) != 0 and sys.errno != sys.EINPROGRESS:
         if _exhausted(sys.errno):
-            _backend_close(c)
             return _attempt_later(w, c)
         c.short_of = c.short_of or _is_ours(sys.errno)
         if not _is_ours(sys.errno):
@@ -547,7 +546,8 @@ cdef bint _is_ours(int error) noexcept nogil:
 
 cdef bint _attempt_later(worker_t *w, conn_t *c) noexcept nogil:
     """The kernel has nothing left for the backend's socket: asks again, and keeps further clients in the backlog."""
-    streams_of(w).exhausted = True
+    streams_of(w).exhausted = sys.errno
+    _backend_close(c)
     c.attempts -= 1  # the same backend again
     timer_set(&w.timers, &c.timer, w.now, PAUSE)
     return True

@@ -282,7 +282,7 @@ cdef bint _is_link_local(const train_t *train) noexcept nogil:
 cdef flow_t *_flow_new(worker_t *w) noexcept nogil:
     """Zeroed, but for what tells its events apart. NULL where there is no room, or no memory."""
     cdef datagrams_t *datagrams = datagrams_of(w)
-    cdef uint32_t most = <uint32_t>(w.plane.fd_limit // 2 // w.plane.workers)
+    cdef uint32_t most = sys.load_relaxed_uint(&w.plane.flows) // <uint32_t>w.plane.workers
     cdef flow_t *flow
     cdef uint32_t index, generation
     if datagrams.count >= most and not _flow_evict(w):
@@ -463,7 +463,7 @@ cdef bint _backend_find(worker_t *w, flow_t *flow) noexcept nogil:
         if _connected(w, flow):
             sys.bump(&flow.backend.counters[w.index].connected, 1)
             return True
-        flow.short_of = flow.short_of or flow.fd < 0 or flow.fd >= w.plane.fd_limit
+        flow.short_of = flow.short_of or not _has_socket(w, flow)
         _backend_leave(w, flow, True)
     return False
 
@@ -472,13 +472,18 @@ cdef bint _connected(worker_t *w, flow_t *flow) noexcept nogil:
     """Gives it a socket that speaks to its backend. False without one."""
     cdef sys.epoll_event event
     flow.fd = reach_socket(w, flow.backend, sys.SOCK_DGRAM)
-    if flow.fd < 0 or flow.fd >= w.plane.fd_limit:
+    if not _has_socket(w, flow):
         return False
     if sys.connect(flow.fd, &flow.backend.address.any, flow.backend.address_size) != 0:
         return False
     event.events = sys.EPOLLIN
     event.data.u64 = event_data(flow.generation, flow.index, KIND_FLOW)
     return sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, flow.fd, &event) == 0
+
+
+cdef bint _has_socket(worker_t *w, const flow_t *flow) noexcept nogil:
+    """Whether there is one, of those that clients may have."""
+    return flow.fd >= 0 and <uint32_t>flow.fd < sys.load_relaxed_uint(&w.plane.fd_limit)
 
 
 cdef void _backend_leave(worker_t *w, flow_t *flow, bint failed) noexcept nogil:

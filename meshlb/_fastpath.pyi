@@ -12,8 +12,18 @@ class Forwarder:
     names them, and reaped when no connection refers to them any more.
     """
 
-    def __new__(cls, workers: int, fd_limit: int) -> Forwarder:
-        """From descriptor `fd_limit` on no client is accepted: the rest is for backends and for Python."""
+    def __new__(cls, workers: int) -> Forwarder: ...
+    def share_out(self, clients: int, end: int, flows: int) -> None:
+        """From descriptor `clients` on no client is accepted, and from `end` on workers open nothing.
+
+        There may be so many `flows` of UDP.
+        """
+
+    def shortage(self) -> tuple[int, int]:
+        """For how long clients have been kept waiting, in milliseconds, for want of what: an errno.
+
+        Zeros where nothing has been short for a second.
+        """
 
     def run(self, worker: int) -> None:
         """Serves as worker number `worker` until `stop`, without the GIL. Call it in a thread of its own."""

@@ -19,6 +19,7 @@ from meshlb._worker cimport (
 )
 
 cdef enum:
+    OVER = 1000  # milliseconds of accepting after which nothing is short any more
     LEARNT = 16  # connections of a port that show whether its clients wait for their answers
 
 
@@ -33,12 +34,12 @@ cdef class Forwarder:
     cdef uint64_t generation
     cdef table_t *retired
 
-    def __cinit__(self, int workers, int fd_limit):
+    def __cinit__(self, int workers):
         cdef int i
         if workers < 1:
             raise ValueError("workers must be at least 1")
         self.free_ports, self.free_backends = [], []
-        self.plane.fd_limit = fd_limit
+        self.share_out(0x7fffffff, 0x7fffffff, 0x7fffffff)
         self.plane.worker = <worker_t *>lines(workers * sizeof(worker_t))
         for i in range(workers):
             self.plane.worker[i].epoll = self.plane.worker[i].wake = -1
@@ -67,6 +68,23 @@ cdef class Forwarder:
         free(self.ports)
         free(self.backends)
         free(self.plane.worker)
+
+    def share_out(self, uint32_t clients, uint32_t end, uint32_t flows):
+        sys.store_relaxed_uint(&self.plane.fd_limit, clients)
+        sys.store_relaxed_uint(&self.plane.fd_end, end)
+        sys.store_relaxed_uint(&self.plane.flows, flows)
+
+    def shortage(self):
+        cdef uint64_t now = _milliseconds()
+        cdef uint64_t since, at
+        cdef int i, error = 0
+        cdef uint64_t longest = 0
+        for i in range(self.plane.workers):
+            at = sys.load_relaxed(&self.plane.worker[i].short_at)
+            since = sys.load_relaxed(&self.plane.worker[i].short_since)
+            if since <= at and now < at + OVER and at - since > longest:
+                longest, error = at - since, <int>sys.load_relaxed_uint(&self.plane.worker[i].short_of)
+        return longest, error
 
     def run(self, int worker):
         cdef worker_t *w = self._worker(worker)

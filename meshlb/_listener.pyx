@@ -15,6 +15,7 @@ from meshlb._types cimport KIND_LISTENER, address_t, event_data, port_t, route_o
 cdef enum:
     ACCEPTS = 16  # connections taken from a listener per turn at most, so that no port starves another
     DRAINED = 65536  # connections taken from a listener that closes at most
+    CALM = 1000  # milliseconds of accepting after which a pause is a new one
     PAUSE = 50  # milliseconds without accepting after the kernel ran out of something
 
 
@@ -69,8 +70,8 @@ cdef int _take(worker_t *w, listener_t *listener) noexcept nogil:
         fd = sys.accept4(listener.fd, NULL, NULL, sys.SOCK_NONBLOCK | sys.SOCK_CLOEXEC)
     if fd < 0:
         return sys.errno
-    if fd >= w.plane.fd_limit:  # descriptors are given out lowest first
-        streams_of(w).exhausted = True
+    if <uint32_t>fd >= sys.load_relaxed_uint(&w.plane.fd_limit):  # descriptors are given out lowest first
+        streams_of(w).exhausted = sys.EMFILE
     conn_accepted(w, listener.port, fd, &peer)
     return 0
 
@@ -101,7 +102,7 @@ cdef void _take_some(worker_t *w, listener_t *listener) noexcept nogil:
     if error == sys.EAGAIN:
         listener.budget = 1
     elif not _passing(error):
-        streams.exhausted = True  # out of descriptors or memory, or anything else that asking at once will not cure
+        streams.exhausted = error  # descriptors or memory, or anything else that asking at once will not cure
 
 
 cdef void listeners_settle(worker_t *w) noexcept nogil:
@@ -109,9 +110,10 @@ cdef void listeners_settle(worker_t *w) noexcept nogil:
     cdef streams_t *streams = streams_of(w)
     streams.turn += 1
     if streams.paused and w.now >= streams.resume_at and not _is_room(w):
-        streams.exhausted = True
+        streams.exhausted = sys.EMFILE
     if streams.exhausted:
-        streams.exhausted = False
+        _tell_short(w, streams.exhausted)
+        streams.exhausted = 0
         streams.resume_at = w.now + PAUSE
         if not streams.paused:
             streams.paused = True
@@ -121,12 +123,20 @@ cdef void listeners_settle(worker_t *w) noexcept nogil:
         _watch_all(w, sys.EPOLLIN)
 
 
+cdef void _tell_short(worker_t *w, int error) noexcept nogil:
+    """For who asks how long this has been so: pauses that follow each other closely are one."""
+    if w.now - w.short_at > CALM:
+        sys.store_relaxed(&w.short_since, w.now)
+    sys.store_relaxed_uint(&w.short_of, <uint32_t>error)
+    sys.store_relaxed(&w.short_at, w.now)
+
+
 cdef bint _is_room(worker_t *w) noexcept nogil:
     """Whether the next descriptor would be one for a client: asked for after a pause, so that pauses do not add up."""
     cdef int next_one = sys.dup(w.wake)
     if next_one >= 0:
         sys.close(next_one)
-    return 0 <= next_one < w.plane.fd_limit
+    return 0 <= next_one and <uint32_t>next_one < sys.load_relaxed_uint(&w.plane.fd_limit)
 
 
 cdef int listeners_wait(worker_t *w) noexcept nogil:

@@ -12,6 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from meshlb cimport _linux as sys
+from meshlb._reach cimport reach_beyond
 from meshlb._stream cimport (
     BROKEN, DOOMED, FINISHED, HUNG_UP, KEPT_URGENT, PROMPT, READABLE, REGISTERED, SHUT, URGENT, WATCHES_OUT,
     WRITABLE, WRITTEN, conn_t, end_t, pipe_t, streams_of, streams_t,
@@ -41,7 +42,8 @@ cdef pipe_t *_pipe_take(worker_t *w) noexcept nogil:
     if sys.pipe2(fds, sys.O_NONBLOCK | sys.O_CLOEXEC) != 0:
         return NULL
     pipe = <pipe_t *>malloc(sizeof(pipe_t))
-    if pipe == NULL:
+    if pipe == NULL or reach_beyond(w, fds[0]) or reach_beyond(w, fds[1]):
+        free(pipe)
         sys.close(fds[0])
         sys.close(fds[1])
         return NULL

@@ -1,5 +1,7 @@
 """Sockets that live where the backends can be reached: in the network namespace that the table names."""
 
+from libc.stdint cimport uint32_t
+
 from meshlb cimport _linux as sys
 from meshlb._types cimport backend_t, worker_t
 
@@ -16,6 +18,17 @@ cdef bint reach_enter(worker_t *w) noexcept nogil:
 
 cdef int reach_socket(worker_t *w, const backend_t *backend, int kind) noexcept nogil:
     """A non-blocking socket of the backend's family; -1 with errno."""
+    cdef int fd
     if not reach_enter(w):
         return -1
-    return sys.socket(backend.address.any.sa_family, kind | sys.SOCK_NONBLOCK | sys.SOCK_CLOEXEC, 0)
+    fd = sys.socket(backend.address.any.sa_family, kind | sys.SOCK_NONBLOCK | sys.SOCK_CLOEXEC, 0)
+    if fd < 0 or not reach_beyond(w, fd):
+        return fd
+    sys.close(fd)
+    sys.errno = sys.EMFILE
+    return -1
+
+
+cdef bint reach_beyond(worker_t *w, int fd) noexcept nogil:
+    """Whether a descriptor is one of the last, which are left to Python."""
+    return <uint32_t>fd >= sys.load_relaxed_uint(&w.plane.fd_end)

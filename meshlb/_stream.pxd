@@ -141,7 +141,7 @@ cdef struct streams_t:
     uint32_t listener_serial
     uint64_t turn
     bint paused  # no accepting: the kernel ran out of something
-    bint exhausted  # it has just done so
+    int exhausted  # errno of what it has just run out of; 0: nothing
     uint64_t resume_at
     uint64_t generation  # of the table that was swept last
 

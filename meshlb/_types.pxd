@@ -198,13 +198,18 @@ cdef struct worker_t:
     uint8_t unused[LINE]
     void *inbox  # shared
     uint64_t seen  # shared: the generation of the table in use
+    uint64_t short_since  # read by anyone: milliseconds, when it began to be short of something
+    uint64_t short_at  # read by anyone: milliseconds, when it was so last; 0: never
+    uint32_t short_of  # read by anyone: errno of what it was short of
     uint64_t pipes_made  # read by anyone
     uint64_t pipes_closed
 
 cdef struct plane_t:
     int workers
     worker_t *worker
-    int fd_limit  # from this descriptor on no client is accepted: the rest is for their backends and for Python
+    uint32_t fd_limit  # shared: from this descriptor on no client is accepted, so that backends have some
+    uint32_t fd_end  # shared: from this descriptor on workers open nothing: the rest is Python's
+    uint32_t flows  # shared: that there may be
     int32_t stopping  # shared
     void *table  # shared
 

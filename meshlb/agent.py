@@ -198,7 +198,7 @@ async def run(
                 parts = [group.create_task(_follow(source, serving))]
                 sockets = await _take_place(config, source, serving, place, signals.stop)
                 work = serving.run(), _reload(source, signals.reload), _announce(serving), place.tidy(serving)
-                parts += [group.create_task(part) for part in work]
+                parts += [group.create_task(part) for part in (*work, serving.watch())]
                 await unless(signals.stop, place.settle(serving))
                 await doors.enter_async_context(_status_page(config, serving, status, sockets))
                 await doors.enter_async_context(channel())

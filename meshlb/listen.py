@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from meshlb.addresses import ANYWHERE, MOST, NOWHERE, chosen, has_ipv6, own_addresses
+from meshlb.descriptors import OUT, RAISE, out
 from meshlb.errors import PortError
 from meshlb.holder import Holder, holder_of
 from meshlb.ingress import sandbox_addresses
@@ -63,7 +64,7 @@ ALWAYS = "every port is redirected (takeover: always)"
 class Opening:
     """A port that is being served: its sockets, and how connections come to them.
 
-    There is one per worker for each address, in that order.
+    As many of them for each address, in the order of the addresses.
     """
 
     sockets: Sockets
@@ -205,8 +206,12 @@ class Listeners:
             return self._accepted(port, sockets, served)
         return self._redirected(port, count, replace(served, why=self._why_docker_holds(port)))
 
+    def places(self, port: Port, listen: Addresses = ()) -> int:
+        """How many addresses a port would have sockets for. Raises PortError."""
+        return len(self._chosen(port, listen))
+
     def more(self, port: Port, count: int) -> Sockets:
-        """Sockets for addresses that have come to this node since, `count` for each."""
+        """Sockets for addresses that have come to this node since: `count` for each, which may be 0."""
         served = self._served.get(port)
         if served is None or not served.listen:
             return ()
@@ -215,6 +220,8 @@ class Listeners:
         try:
             for address in self._chosen(port, served.listen):
                 if address not in served.addresses and address != NOWHERE:
+                    if not count:
+                        raise PortError(f"no file descriptor is left for it; {RAISE}")
                     sockets += listening_sockets(served.own, count, port.protocol, (address,))
                     served = replace(served, addresses=(*served.addresses, address))
         except (OSError, PortError) as error:
@@ -449,6 +456,6 @@ def explained(error: OSError, port: Port) -> str:
             "Python the capability with setcap, or set "
             f"sysctl net.ipv4.ip_unprivileged_port_start={port.published}"
         )
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"port {port} cannot be opened: out of file descriptors; raise the limit (ulimit -n)"
+    if error.errno in OUT:
+        return f"port {port} cannot be opened: {out(error.errno)}"
     return f"port {port} cannot be opened: {os.strerror(error.errno or 0)}"

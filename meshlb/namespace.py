@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from meshlb.descriptors import OUT, out
+
 
 class Namespace:
     """Starts as the process's own namespace, id 0. Every other one that `use` finds gets an id of its own.
@@ -86,4 +88,7 @@ def _cannot_open(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         hint = "is Docker's ingress network there?" if Path(path).parent.is_dir() else "is dockerd running?"
         return f"the network namespace {path} is not there: {hint}"
-    return f"the network namespace {path} cannot be opened ({error.strerror}): run the agent as root"
+    which = f"the network namespace {path}" if path else "the agent's own network namespace"
+    if error.errno in OUT:
+        return f"{which} cannot be opened: {out(error.errno)}"
+    return f"{which} cannot be opened ({error.strerror}): run the agent as root"

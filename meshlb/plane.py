@@ -14,6 +14,7 @@ from typing import Protocol as Interface
 
 from meshlb._fastpath import Forwarder, enter_namespace
 from meshlb.counts import Statistics, totals
+from meshlb.descriptors import OUT, RAISE, Descriptors, out
 from meshlb.errors import PortError
 from meshlb.model import (
     BackendState,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from meshlb.listen import Opening
 
 _Key = tuple[str, str, int]
-_RESERVED = 128  # descriptors that clients leave to their backends' sockets, and to the agent itself
+_TOLD = 3000  # milliseconds that clients wait to be accepted before that is a problem
 _RELEASING = 5.0  # seconds that workers get to let go of all listeners; one turn of theirs is enough
 _CLOSING = 0.2  # seconds that a port's listeners get to take what has completed its handshake
 
@@ -43,7 +44,10 @@ class Listeners(Interface):
     """Opens the sockets of published ports; `meshlb.listen.Listeners` is the real one."""
 
     def open(self, port: Port, count: int, listen: tuple[str, ...] = ()) -> Opening:
-        """`count` listening sockets for each address, one for each worker; PortError says why not."""
+        """`count` listening sockets for each address; PortError says why not."""
+
+    def places(self, port: Port, listen: tuple[str, ...] = ()) -> int:
+        """How many addresses a port would have sockets for."""
 
     def more(self, port: Port, count: int) -> tuple[socket.socket, ...]:
         """As many for each address of the port that has come to this node since."""
@@ -80,6 +84,9 @@ class _Served:
     state: PortState = PortState.FAILED
     reason: str = ""
     listen: tuple[str, ...] = ()  # the networks that its listeners are for
+    sockets: int = 0  # listening
+    first: int = 0  # of the workers, that has the first of them
+    left_out: bool = False  # no descriptor is left for it
 
     @property
     def listening(self) -> bool:
@@ -98,7 +105,9 @@ class Plane:
     def __init__(self, workers: int = 0, *, listeners: Listeners) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._listeners = listeners
-        self._forwarder = Forwarder(self.workers, _client_limit())
+        self._forwarder = Forwarder(self.workers)
+        self._descriptors = Descriptors(_file_limit(), self.workers)
+        self._next_worker = 0  # that gets a port's first socket: where a port has few, ports spread over all
         self._namespace = Namespace(enter_namespace)
         self._table = Table()
         self._served: dict[Port, _Served] = {}
@@ -107,6 +116,7 @@ class Plane:
         self._draining: dict[int, float] = {}  # seconds that connections of a backend may live, by its id
         self._past = Counters()
         self._threads: list[threading.Thread] = []
+        self._share_out()
 
     def start(self) -> None:
         """Starts the workers."""
@@ -132,6 +142,7 @@ class Plane:
         self._retire(gone, dropped)
         self._close_moved()
         self._open_closed()
+        self._share_out()
         self._reap()
         return self._statuses()
 
@@ -144,11 +155,12 @@ class Plane:
         self._open_closed()
         for port, of in self._served.items():
             if of.listening and of.listen:
-                self._listen(of, self._listeners.more(port, self.workers))
+                self._add(of, self._listeners.more(port, self._descriptors.each(1, 1)))
         for port, state in self._listeners.recheck().items():
             served = self._served.get(port)
             if served and served.listening:
                 self._change(port, served, state)
+        self._share_out()
         self._reap()
         return self._statuses()
 
@@ -156,6 +168,10 @@ class Plane:
         """Totals of all ports since the start, those that have gone included."""
         ports = [served.port_id for served in self._served.values()] + list(self._leaving)
         return _total(self._past, totals(self._forwarder.port_rows(ports)))
+
+    def problem(self) -> str:
+        """What keeps clients from being served that a user can mend; empty when nothing does."""
+        return "; ".join(filter(None, (self._left_out(), self._shortage())))
 
     def statistics(self) -> Statistics:
         """What has been counted of every port that is served, and of its backends."""
@@ -195,6 +211,8 @@ class Plane:
         self._listeners.leave()
         for port, served in self._served.items():
             served.state, served.reason = PortState.FAILED, f"port {port}: another agent has taken over"
+            self._forget_sockets(served)
+        self._share_out()
 
     def stop(self) -> None:
         """Ends the workers; connections that are still open are reset.
@@ -209,6 +227,26 @@ class Plane:
         self._listeners.leave()
         self._namespace.close()
 
+    def _left_out(self) -> str:
+        count = sum(served.left_out for served in self._served.values())
+        if not count:
+            return ""
+        ports = "1 port is" if count == 1 else f"{count} ports are"
+        return f"{ports} not served for want of file descriptors: {self._no_room()}"
+
+    def _shortage(self) -> str:
+        milliseconds, error = self._forwarder.shortage()
+        if milliseconds < _TOLD:
+            return ""
+        what = out(error) if error in OUT else f"the kernel refuses them ({os.strerror(error)})"
+        return f"clients wait to be accepted: {what}"
+
+    def _no_room(self) -> str:
+        return (
+            f"only {self._descriptors.limit} may be open, of which listening sockets get half; "
+            f"{RAISE}, or publish fewer ports"
+        )
+
     def _change(self, port: Port, served: _Served, state: PortState) -> None:
         """The port is served in another way now; when it cannot be any more, the next look opens it anew."""
         reason = self._listeners.reason(port)
@@ -221,6 +259,10 @@ class Plane:
         for port, served in self._served.items():
             if served.listening:
                 served.state, served.reason = PortState.FAILED, f"port {port}: the agent is stopping"
+
+    def _forget_sockets(self, served: _Served) -> None:
+        self._descriptors.sockets -= served.sockets
+        served.sockets = 0
 
     def _update(self, wanted: dict[Port, Entry]) -> dict[int, float | None]:
         """Has `_served` name what is wanted; backends that it no longer names, and how long they drain."""
@@ -279,6 +321,7 @@ class Plane:
                 # First the redirect: new clients then find Swarm's mesh, not a port that closes.
                 self._listeners.close(served.entry.port)
                 self._forwarder.close_listeners(served.port_id)
+                self._forget_sockets(served)
         self._await_closed([served.port_id for served in gone])
 
     def _await_closed(self, ports: list[int], seconds: float = _CLOSING) -> None:
@@ -306,26 +349,46 @@ class Plane:
             served.state, served.reason = PortState.FAILED, f"port {served.entry.port}: its addresses change"
 
     def _open_closed(self) -> None:
-        for port, served in self._served.items():
-            if not served.listening and not self._closing:
-                self._open(port, served)
+        closed = [of for of in self._served.values() if not of.listening and not self._closing]
+        for index, served in enumerate(closed):
+            self._open(served.entry.port, served, len(closed) - index)
 
-    def _open(self, port: Port, served: _Served) -> None:
+    def _open(self, port: Port, served: _Served, ports: int) -> None:
+        """Opens the first of `ports` that are to be opened."""
         if self._namespace.problem:
             served.reason = f"port {port}: {self._namespace.problem}"
             return
+        listen = served.entry.policy.listen
         try:
-            opening = self._listeners.open(port, self.workers, served.entry.policy.listen)
+            count = self._descriptors.each(self._listeners.places(port, listen), ports)
+            served.left_out = not count
+            if served.left_out:
+                raise PortError(f"port {port}: no file descriptor is left for it: {self._no_room()}")
+            opening = self._listeners.open(port, count, listen)
         except PortError as error:
             served.reason = str(error)
             return
-        self._listen(served, opening.sockets)
+        served.first = self._next_worker
+        self._add(served, opening.sockets)
+        self._next_worker = (self._next_worker + served.sockets) % self.workers
         served.state, served.reason = opening.state, opening.reason
         served.listen = served.entry.policy.listen
 
-    def _listen(self, served: _Served, sockets: tuple[socket.socket, ...]) -> None:
-        for index, listener in enumerate(sockets):
-            self._forwarder.listen(index % self.workers, served.port_id, listener.detach())
+    def _add(self, served: _Served, sockets: tuple[socket.socket, ...]) -> None:
+        self._listen(served, sockets, served.sockets)
+        served.sockets += len(sockets)
+        self._descriptors.sockets += len(sockets)
+
+    def _listen(self, served: _Served, sockets: tuple[socket.socket, ...], before: int = 0) -> None:
+        """Has the workers serve a port's sockets, besides those `before`; each stays with its worker."""
+        for number, listener in enumerate(sockets, served.first + before):
+            self._forwarder.listen(number % self.workers, served.port_id, listener.detach())
+
+    def _share_out(self) -> None:
+        """Tells the workers what listening sockets leave of the descriptors. There may be more by now."""
+        of = self._descriptors
+        of.limit = _file_limit()
+        self._forwarder.share_out(of.clients, of.end, of.flows)
 
     def _reap(self) -> None:
         ports, _ = self._forwarder.reap()
@@ -367,10 +430,9 @@ def _members(backends: Iterable[tuple[Backend, int]]) -> Members:
     return tuple((number, backend.weight) for backend, number in backends)
 
 
-def _client_limit() -> int:
-    """The descriptor from which on no client is accepted."""
+def _file_limit() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(limit - _RESERVED, limit // 2)
+    return 0x7FFFFFFF if limit == resource.RLIM_INFINITY else limit
 
 
 def _total(*counters: Counters) -> Counters:

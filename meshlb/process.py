@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from meshlb.descriptors import RAISE
 from meshlb.errors import ConfigError
 
 LOW_FILE_LIMIT = 8192
@@ -39,9 +40,10 @@ def raise_file_limit() -> int:
         log.warning("the limit of open files stays at %d: %s", soft, error)
     if 0 <= soft < LOW_FILE_LIMIT:
         log.warning(
-            "only %d files may be open, so at most %d connections; raise LimitNOFILE (systemd) or ulimit -n",
+            "only %d files may be open: a connection takes two, and so does each of a port's listening "
+            "sockets, one for every worker; %s",
             soft,
-            soft // 2,
+            RAISE,
         )
     return soft
 

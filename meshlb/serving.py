@@ -19,6 +19,7 @@ from meshlb.table import Table, build
 
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
 CALM = 30.0
+WATCH = 2.0  # seconds between two looks whether clients wait
 # A port that another process held is served this soon after it is free: soon after a change, when somebody
 # watches, and later less often, for a look costs some 20 ms of a core.
 FAILED, STILL_FAILED = 2.0, 10.0
@@ -38,6 +39,9 @@ class Plane(Protocol):
 
     def recheck(self) -> tuple[PortStatus, ...]:
         """Try failed ports again, and whether Docker has taken one over."""
+
+    def problem(self) -> str:
+        """What keeps clients from being served, in a sentence; empty when nothing does."""
 
     def counters(self) -> Counters:
         """Connections and bytes since the start."""
@@ -138,6 +142,15 @@ class Serving:
             else:
                 self._failures = 0
                 self.fault("plane", "")
+
+    async def watch(self) -> None:
+        """Tell what keeps clients waiting, and take it back; never ends."""
+        while True:
+            await asyncio.sleep(WATCH)
+            try:
+                self.fault("clients", await self._call(self._plane.problem))
+            except Exception:
+                log.exception("the plane does not say how it is")
 
     async def kept(self) -> tuple[Named, ...]:
         """The listening sockets, for the agent that takes over."""

@@ -341,7 +341,7 @@ def test_another_process_keeps_its_port(udp: UdpMesh) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plane that may have 50 flows for each of its two workers."""
-    monkeypatch.setattr("meshlb.plane._client_limit", lambda: 200)
+    monkeypatch.setattr("meshlb.plane.Descriptors.flows", 100)
 
 
 def test_questions_go_on_being_answered_when_there_is_no_room(

@@ -52,7 +52,7 @@ def test_each_worker_has_a_socket_of_each_address() -> None:
     forwarder = SimpleNamespace(listen=lambda worker, port, fd: given.append((worker, fd)))
     plane = cast(Plane, SimpleNamespace(_forwarder=forwarder, workers=2))
     sockets = [SimpleNamespace(detach=lambda fd=fd: fd) for fd in range(4)]  # of two addresses
-    Plane._listen(plane, cast(Any, SimpleNamespace(port_id=0)), cast(Any, tuple(sockets)))
+    Plane._listen(plane, cast(Any, SimpleNamespace(port_id=0, first=0)), cast(Any, tuple(sockets)))
     assert given == [(0, 0), (1, 1), (0, 2), (1, 3)]
 
 

@@ -75,6 +75,9 @@ class Plane:
             for entry in self.tables[-1].entries
         )
 
+    def problem(self) -> str:
+        return ""
+
     def counters(self) -> Counters:
         self._called("counters")
         return self.counts

@@ -65,7 +65,8 @@ def test_a_low_limit_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pyte
     monkeypatch.setattr("meshlb.process.resource.getrlimit", lambda _: (256, 1024))
     monkeypatch.setattr("meshlb.process.resource.setrlimit", lambda *_: None)
     assert process.raise_file_limit() == 1024
-    assert "only 1024 files may be open, so at most 512 connections" in caplog.text
+    assert "only 1024 files may be open: a connection takes two" in caplog.text
+    assert "raise LimitNOFILE" in caplog.text
 
 
 def test_a_limit_that_cannot_be_raised_is_told(

@@ -132,7 +132,7 @@ def test_a_udp_port_is_shared_by_its_sockets_alone() -> None:
         (errno.EACCES, "CAP_NET_BIND_SERVICE"),
         (errno.EACCES, "sysctl net.ipv4.ip_unprivileged_port_start=80"),
         (errno.EMFILE, "ulimit -n"),
-        (errno.ENFILE, "ulimit -n"),
+        (errno.ENFILE, "fs.file-max"),
         (errno.ENOBUFS, "No buffer space available"),
     ],
 )
