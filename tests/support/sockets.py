@@ -14,7 +14,10 @@ _SYSCALL = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def facing(port: int, pid: int = 0) -> socket.socket:
-    """A duplicate of the process's socket whose peer has this port: to look at, and to close."""
+    """A duplicate of the process's socket whose peer has this port: to look at, and to close.
+
+    While it is open, the kernel does not end the connection when the process closes its own.
+    """
     with _process(pid or os.getpid()) as (process, numbers):
         for number in numbers:
             found = _duplicate(process, number)
