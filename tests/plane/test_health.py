@@ -7,6 +7,7 @@ import socket
 import time
 
 from mesh import MakeServer, Mesh, backend, blackhole, echo, free_port
+from plane_process import exchange
 from waiting import eventually
 
 from meshlb.model import BackendCounts, BackendState
@@ -20,10 +21,10 @@ def counts(mesh: Mesh, of: Backend) -> BackendCounts:
     return mesh.backend_counts()[of]
 
 
-def ask(mesh: Mesh) -> None:
-    with mesh.connect() as client:
-        client.sendall(b"x")
-        assert client.recv(1) == b"x"
+def after_one_more(mesh: Mesh, of: Backend) -> BackendCounts:
+    """What is counted of a backend when one more client has been served, by it or another."""
+    exchange(mesh.port.published).close()
+    return counts(mesh, of)
 
 
 def test_pauses_grow(mesh: Mesh, server: MakeServer) -> None:
@@ -32,13 +33,15 @@ def test_pauses_grow(mesh: Mesh, server: MakeServer) -> None:
     mesh.serve(dead, server(echo).backend)
     before: dict[int, float] = {}  # when as many failures were known
     after: dict[int, float] = {}
-    while 6 not in after:
+
+    def failed_often() -> bool:
         begun = time.monotonic()
-        ask(mesh)
-        failed = counts(mesh, dead).failed
+        failed = after_one_more(mesh, dead).failed
         before.setdefault(failed, begun)
         after.setdefault(failed, time.monotonic())
-        time.sleep(0.002)
+        return failed == 6
+
+    eventually(failed_often, timeout=60, what="three failures, and three probes")
     pauses = [after[failed + 1] - before[failed] for failed in (3, 4, 5)]
     at_least = [0.9 * SHORTEST_PAUSE * factor for factor in (1, 2, 4)]
     assert all(pause >= least - 0.01 for pause, least in zip(pauses, at_least, strict=True)), pauses
@@ -49,8 +52,7 @@ def test_one_connection_at_a_time_probes(mesh: Mesh, server: MakeServer) -> None
     with blackhole() as port, contextlib.ExitStack() as stack:
         dead, good = backend(port), server(echo).backend
         mesh.serve(dead, good, policy=Policy(connect_timeout=0.05))
-        while not counts(mesh, dead).aside:
-            ask(mesh)
+        eventually(lambda: after_one_more(mesh, dead).aside, timeout=60, what="it to be set aside")
         mesh.serve(dead, good, policy=Policy(connect_timeout=20))
         begun = time.monotonic()
         clients: list[socket.socket] = []
