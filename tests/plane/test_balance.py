@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from mesh import MakeServer, Mesh, backend, exactly, free_port
+from mesh import MakeServer, Mesh, backend, blackhole, exactly, free_port
 
 from meshlb.model import BackendState
 from meshlb.policy import Policy
@@ -27,19 +26,6 @@ def ask(mesh: Mesh, timeout: float = 30, say: bytes = b"who") -> bytes:
     with mesh.connect(timeout) as client:
         client.sendall(say)
         return client.recv(64)
-
-
-@contextlib.contextmanager
-def blackhole() -> Iterator[int]:
-    """A port that swallows SYNs: its listener's queue is full."""
-    with socket.socket() as listener, contextlib.ExitStack() as stack:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def test_round_robin_is_exact_over_all_workers(mesh: Mesh, server: MakeServer) -> None:
