@@ -28,6 +28,7 @@ cdef enum:
     COLUMNS = 4096
     MOST = 1 << 30  # units that a burst may be ahead of its rate: five hours
 
+cdef uint8_t[12] IPV4 = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]  # what every IPv4 address begins with here
 cdef uint64_t SEED = int.from_bytes(os.urandom(8), "little")  # so that nobody can aim at a set
 
 
@@ -49,10 +50,16 @@ cdef bint _within(const network_t *network, const uint8_t *address) noexcept nog
     return bits == 0 or (network.address[whole] ^ address[whole]) >> (8 - bits) == 0
 
 
+cdef bint _is_ipv4(const uint8_t *address) noexcept nogil:
+    return memcmp(address, IPV4, 12) == 0
+
+
 cdef bint networks_contain(const networks_t *networks, const uint8_t *address) noexcept nogil:
+    """A network that is wider than all of IPv4 is one of IPv6 alone: ::/0 says nothing about a.b.c.d."""
+    cdef uint32_t least = 96 if networks.count and _is_ipv4(address) else 0
     cdef uint32_t i
     for i in range(networks.count):
-        if _within(&networks.items[i], address):
+        if networks.items[i].prefix >= least and _within(&networks.items[i], address):
             return True
     return False
 

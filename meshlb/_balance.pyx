@@ -5,7 +5,8 @@ A balancer is one function: of a tier's backends it names the candidate for a tu
 When none may, because all of them fail, they are taken all the same: a guess about health never closes a port.
 
 A backend that fails FAILURES times in a row is set aside. When its pause is over, single connections probe it: the
-one that moves `probe_at` on is the probe. Every further failure doubles the pause.
+one that moves `probe_at` on is the probe. Every further failure doubles the pause. A connection probes with its first
+attempt alone: however many backends fail, it tries one of them in vain at most.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,6 +17,7 @@ from array import array
 from math import gcd
 
 from meshlb cimport _linux as sys
+from meshlb._tried cimport tried_has
 from meshlb._types cimport (
     STANDING_ASIDE, STANDING_GOOD, TIERS, backend_t, balancer_t, choice_t, port_t, route_t, tier_t,
 )
@@ -98,11 +100,13 @@ cdef uint32_t _leastconn(const tier_t *tier, port_t *port, choice_t *choice, uin
     cdef uint32_t first = sys.fetch_add(&port.ticket, 1) % tier.count
     cdef uint32_t best = tier.count
     cdef uint32_t i, index
+    if turn:  # the best of them cannot be taken: comparing all again would not find another
+        return (first + turn) % tier.count
     for i in range(tier.count):
         index = (first + i) % tier.count
         if not _unfit(tier.backends[index]) and (best == tier.count or _less_loaded(tier, index, best)):
             best = index
-    return best if best < tier.count and turn == 0 else (first + turn) % tier.count
+    return best if best < tier.count else first
 
 
 cdef uint32_t _p2c(const tier_t *tier, port_t *port, choice_t *choice, uint32_t turn) noexcept nogil:
@@ -156,7 +160,7 @@ cdef bint _probes(backend_t *backend, uint64_t now) noexcept nogil:
 
 cdef bint _open_to(const route_t *route, backend_t *backend, choice_t *choice, uint32_t position) noexcept nogil:
     """Whether it could take the connection at all."""
-    if choice.tried >> (position % 64) & 1:
+    if tried_has(choice.tried, position):
         return False
     return route.max_conn_backend == 0 or sys.load_relaxed_uint(&backend.active) < route.max_conn_backend
 
@@ -164,7 +168,7 @@ cdef bint _open_to(const route_t *route, backend_t *backend, choice_t *choice, u
 cdef bint _usable(const route_t *route, backend_t *backend, choice_t *choice) noexcept nogil:
     """Whether it is likely to serve it."""
     if _unfit(backend):
-        return _probes(backend, choice.now)
+        return choice.probing and _probes(backend, choice.now)
     return route.slow_start == 0 or _warm(backend, route, choice)
 
 
@@ -185,10 +189,7 @@ cdef bint _take(backend_t *backend, const route_t *route) noexcept nogil:
 
 
 cdef backend_t *_choose(route_t *route, port_t *port, choice_t *choice) noexcept nogil:
-    """The backend for the next attempt, its place in `choice.position`; NULL when none can take the connection.
-
-    Positions are remembered modulo 64: of a route with more backends some may count as tried that were not.
-    """
+    """The backend for the next attempt, its place in `choice.position`; NULL when none can take the connection."""
     cdef backend_t *backend
     cdef uint32_t base = 0
     cdef int i

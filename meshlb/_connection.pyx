@@ -4,7 +4,7 @@ Every connection ends in `_conn_end`, which alone closes its fds and counts. Fun
 thing that their callers do with it.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -25,6 +25,7 @@ from meshlb._stream cimport (
     streams_of, streams_t,
 )
 from meshlb._timer cimport timer_clear, timer_set, timer_t
+from meshlb._tried cimport tried_add, tried_clear, tried_count, tried_in
 from meshlb._types cimport (
     KIND_BACKEND, KIND_CLIENT, REFUSED_DENIED, REFUSED_FULL, REFUSED_HEADER, REFUSED_NO_BACKEND, REFUSED_RATE,
     REFUSED_RESOURCES, SCRATCH, address_t, backend_counters, backend_t, choice_t, histogram_add, port_counters,
@@ -35,6 +36,8 @@ cdef enum:
     LAST_ATTEMPT = 5000  # milliseconds given to the last backend that is left to try
     HEADER_TIME = 5000  # milliseconds given to a PROXY header
     SNIFF_TIME = 1000  # milliseconds given to what may become one
+    CHANGES = 255  # attempts of a connection beyond one at each backend
+    MOST = 65535  # attempts of a connection
     RETRY = 100  # milliseconds between two looks of the waiting at backends that do not answer
     PAUSE = 50  # milliseconds until it is asked again for what the kernel ran out of
     KEEPALIVE = 60000  # milliseconds: older connections have keepalive on the backend's side, too
@@ -310,16 +313,18 @@ cdef queue_t *_queue_of(worker_t *w, port_t *port) noexcept nogil:
 cdef void _conn_wait(worker_t *w, conn_t *c, route_t *route, uint8_t refusal) noexcept nogil:
     """Puts it into its port's queue; first in line again when it has waited before."""
     cdef bint again = c.waits_until != 0
-    cdef uint32_t patience = route.queue_timeout if refusal == REFUSED_FULL else route.hold
     _conn_uncount(c)
     c.refusal = refusal
-    if not again:
-        c.waits_until = w.now + patience
+    if refusal == REFUSED_NO_BACKEND:
+        c.waits_until = _held_until(c, route)
+    elif not again:
+        c.waits_until = w.now + route.queue_timeout
     if c.waits_until <= w.now or (refusal == REFUSED_FULL and sys.load_relaxed_uint(&c.port.waiting) >= route.queue):
         _conn_refuse(w, c, refusal)
         return
     c.state = WAITING
-    c.attempts, c.tried = 0, 0
+    c.attempts = 0
+    tried_clear(&c.tried)
     timer_set(&w.timers, &c.timer, w.now, c.waits_until - w.now)
     # Its reset is to be noticed; its bytes stay where they are.
     if not end_watch(w, c, &c.client, False) or not _queue_put(w, c, again):
@@ -327,6 +332,17 @@ cdef void _conn_wait(worker_t *w, conn_t *c, route_t *route, uint8_t refusal) no
         return
     if not again:
         sys.bump(&c.port.counters[w.index].waited, 1)
+
+
+cdef uint64_t _held_until(conn_t *c, route_t *route) noexcept nogil:
+    """Milliseconds: `hold` counts from the beginning, attempts included; who has queued for longer may go on to."""
+    cdef uint64_t end = c.begun_us // 1000 + route.hold
+    return end if end > c.waits_until else c.waits_until
+
+
+cdef bint _is_held_out(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
+    """Whether its `hold` is over, and it has had an attempt."""
+    return route.hold != 0 and (c.attempts or c.waits_until) and _held_until(c, route) <= w.now
 
 
 cdef bint _queue_put(worker_t *w, conn_t *c, bint front) noexcept nogil:
@@ -456,16 +472,15 @@ cdef void _conn_choose(worker_t *w, conn_t *c) noexcept nogil:
 
 cdef bint _backend_next(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     cdef choice_t choice
-    if c.attempts > route.retries or c.attempts == 255:
+    tried_in(&c.tried, w.table.generation)
+    if c.attempts > route.retries or c.attempts >= _most_attempts(route) or _is_held_out(w, c, route):
         return False
-    if c.tried_in != <uint32_t>w.table.generation:
-        c.tried_in, c.tried = <uint32_t>w.table.generation, 0
     choice.now, choice.random, choice.source = w.now, &w.random, c.source
-    choice.tried = c.tried
+    choice.tried, choice.probing = &c.tried, c.attempts == 0
     c.backend = choose_and_take(route, c.port, &choice)
     if c.backend == NULL:
         return False
-    c.tried |= <uint64_t>1 << (choice.position % 64)
+    c.position = choice.position
     c.attempts += 1
     c.attempt_us = <uint32_t>w.now_us
     sys.bump(&c.backend.counters[w.index].chosen, 1)
@@ -474,13 +489,18 @@ cdef bint _backend_next(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     return True
 
 
+cdef uint32_t _most_attempts(const route_t *route) noexcept nogil:
+    """Each backend once, and some more for tables that change meanwhile: with each all begins anew."""
+    return route.count + CHANGES if route.count < MOST - CHANGES else MOST
+
+
 cdef void _conn_without(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     """No backend is left to try: what a direct client of a dead server sees is a reset."""
     cdef uint8_t refusal = REFUSED_RESOURCES if c.short_of else REFUSED_NO_BACKEND
     cdef bint failed = c.attempts != 0
     if route == NULL:
         _conn_refuse(w, c, refusal)
-    elif route.max_conn_backend and sys.bits_set(c.tried) < (route.count if route.count < 64 else 64):
+    elif route.max_conn_backend and tried_count(&c.tried, route.count) < route.count:
         _conn_wait(w, c, route, REFUSED_FULL)
     elif route.hold:
         _conn_wait(w, c, route, REFUSED_NO_BACKEND)
@@ -529,7 +549,6 @@ cdef bint _attempt_later(worker_t *w, conn_t *c) noexcept nogil:
     """The kernel has nothing left for the backend's socket: asks again, and keeps further clients in the backlog."""
     streams_of(w).exhausted = True
     c.attempts -= 1  # the same backend again
-    c.tried = 0
     timer_set(&w.timers, &c.timer, w.now, PAUSE)
     return True
 
@@ -581,19 +600,30 @@ cdef bint _attempt_unwritten(
 
 
 cdef bint _attempt_wait(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
-    """Leaves the attempt to epoll and the clock. The last backend that is left gets more time than the others."""
-    cdef uint32_t patience = route.connect_timeout
+    """Leaves the attempt to epoll and the clock. The last backend that is left gets more time than the others.
+
+    Nobody gets more than is left of `hold`.
+    """
+    cdef uint64_t patience = route.connect_timeout
+    cdef uint64_t end
     if not end_watch(w, c, &c.backend_end, True):
         c.short_of = True
         return False
     if (c.attempts >= route.count or c.attempts > route.retries) and patience < LAST_ATTEMPT:
         patience = LAST_ATTEMPT
+    if route.hold:
+        end = _held_until(c, route)
+        patience = min(patience, end - w.now) if end > w.now else 0
     timer_set(&w.timers, &c.timer, w.now, patience)
     return True
 
 
 cdef void _attempt_failed(worker_t *w, conn_t *c) noexcept nogil:
-    """Forgets the backend that was tried."""
+    """Remembers the backend as tried, and leaves it."""
+    cdef route_t *route = route_of(w, c.port)
+    if route != NULL and c.tried.generation == <uint32_t>w.table.generation:
+        if not tried_add(&c.tried, c.position, route.count):
+            c.attempts, c.short_of = <uint16_t>MOST, True
     sys.bump(&c.backend.counters[w.index].failed, 1)
     timer_clear(&w.timers, &c.timer)
     _backend_close(c)
@@ -615,8 +645,18 @@ cdef void _backend_leave(worker_t *w, conn_t *c) noexcept nogil:
 
 
 cdef void _attempt_refused(worker_t *w, conn_t *c) noexcept nogil:
-    """The attempt was refused, or its time has passed."""
+    """The attempt was refused."""
     backend_failed(c.backend, w.now, &w.random)
+    _attempt_failed(w, c)
+    _conn_choose(w, c)
+
+
+cdef void _attempt_late(worker_t *w, conn_t *c) noexcept nogil:
+    """Its time has passed. What the end of `hold` has cut short says nothing about the backend."""
+    cdef route_t *route = route_of(w, c.port)
+    cdef uint32_t took = (<uint32_t>w.now_us - c.attempt_us) // 1000 + 1  # the clock is cut to milliseconds
+    if route == NULL or took >= route.connect_timeout:
+        backend_failed(c.backend, w.now, &w.random)
     _attempt_failed(w, c)
     _conn_choose(w, c)
 
@@ -632,6 +672,8 @@ cdef void _conn_connected(worker_t *w, conn_t *c) noexcept nogil:
     histogram_add(&port.connect, w.now_us - c.begun_us)
     histogram_add(&backend.connect, <uint32_t>w.now_us - c.attempt_us)
     backend_succeeded(c.backend)
+    if c.tried.others != NULL:
+        tried_clear(&c.tried)
     if sys.load_relaxed_uint(&c.port.waiting):
         _queue_now(w, c.port)
     _open_timer(w, c)
@@ -929,7 +971,7 @@ cdef void conn_timer(worker_t *w, timer_t *timer) noexcept nogil:
         _backend_leave(w, c)
         _conn_choose(w, c)
     else:
-        _attempt_refused(w, c)
+        _attempt_late(w, c)
 
 
 cdef void _wait_due(worker_t *w, conn_t *c) noexcept nogil:
@@ -987,6 +1029,7 @@ cdef void _conn_end(worker_t *w, conn_t *c, bint reset) noexcept nogil:
     end_forget(w, &c.backend_end)
     free(c.origin)
     c.origin = NULL
+    tried_clear(&c.tried)
     _close(c, reset)
     c.state = DEAD
     c.generation += 1

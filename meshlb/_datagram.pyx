@@ -19,6 +19,7 @@ from meshlb._packets cimport (
 )
 from meshlb._reach cimport reach_socket
 from meshlb._timer cimport timer_clear, timer_set, timer_t
+from meshlb._tried cimport tried_add, tried_clear, tried_in
 from meshlb._types cimport (
     KIND_FLOW, KIND_UDP_LISTENER, REFUSED_DENIED, REFUSED_FULL, REFUSED_NO_BACKEND, REFUSED_RATE, REFUSED_RESOURCES,
     choice_t, event_data, histogram_add, port_counters, port_t, route_of, route_t, worker_t,
@@ -27,6 +28,7 @@ from meshlb._types cimport (
 cdef enum:
     CHUNK = 64  # flows per allocation
     FEWEST_BUCKETS = 256
+    MOST = 65535  # attempts since the last answer
     FRESH_TIMEOUT = 30000  # milliseconds: one question, one answer, and silence
     LEAST_SILENCE = 1000  # milliseconds: of a conversation that may be ended for a new one
     KEPT = 1500  # bytes of the longest datagram that is kept for another backend
@@ -446,15 +448,14 @@ cdef bint _backend_find(worker_t *w, flow_t *flow) noexcept nogil:
     cdef port_t *port = flow.receiver.port
     cdef route_t *route = route_of(w, port)
     cdef choice_t choice
-    while route != NULL and flow.attempts <= route.retries and flow.attempts < 255:
-        if flow.tried_in != <uint32_t>w.table.generation:
-            flow.tried_in, flow.tried = <uint32_t>w.table.generation, 0
-        choice.now, choice.random, choice.source, choice.tried = w.now, &w.random, flow.source, flow.tried
+    while route != NULL and flow.attempts <= route.retries and flow.attempts < MOST:
+        tried_in(&flow.tried, w.table.generation)
+        choice.now, choice.random, choice.source = w.now, &w.random, flow.source
+        choice.tried, choice.probing = &flow.tried, flow.attempts == 0
         flow.backend = choose_and_take(route, port, &choice)
         if flow.backend == NULL:
             return False
-        flow.position = <uint8_t>(choice.position % 64)
-        flow.tried |= <uint64_t>1 << flow.position
+        flow.position = choice.position
         flow.attempts += 1
         sys.bump(&flow.backend.counters[w.index].chosen, 1)
         if flow.attempts > 1:
@@ -481,7 +482,11 @@ cdef bint _connected(worker_t *w, flow_t *flow) noexcept nogil:
 
 
 cdef void _backend_leave(worker_t *w, flow_t *flow, bint failed) noexcept nogil:
-    """The flow refers to its backend no longer."""
+    """The flow refers to its backend no longer. Where that has failed, it is remembered as tried."""
+    cdef route_t *route = route_of(w, flow.receiver.port)
+    if failed and route != NULL and flow.tried.generation == <uint32_t>w.table.generation:
+        if not tried_add(&flow.tried, flow.position, route.count):
+            flow.attempts, flow.short_of = <uint16_t>MOST, True
     if failed:
         sys.bump(&flow.backend.counters[w.index].failed, 1)
     sys.fetch_add(&flow.backend.active, <uint32_t>-1)
@@ -551,7 +556,7 @@ cdef void _downstream(worker_t *w, flow_t *flow, uint32_t count) noexcept nogil:
         histogram_add(&counters.first_byte, w.now_us - flow.begun_us)
         histogram_add(&flow.backend.counters[w.index].first_byte, w.now_us - flow.begun_us)
     flow.answered, flow.kept_size, flow.attempts = True, 0, 1
-    flow.tried = <uint64_t>1 << flow.position
+    tried_clear(&flow.tried)
     backend_succeeded(flow.backend)
     _flow_stir(w, flow)
     packets_send(packets, flow.receiver.fd, &flow.client, trains, count, &flow.downstream_singly, &passed)
@@ -600,7 +605,8 @@ cdef void flow_timer(worker_t *w, timer_t *timer) noexcept nogil:
 
 cdef void _flow_change(worker_t *w, flow_t *flow) noexcept nogil:
     """Leaves a backend that has gone."""
-    flow.attempts, flow.tried = 0, 0
+    flow.attempts = 0
+    tried_clear(&flow.tried)
     _flow_move(w, flow, False)
 
 
@@ -643,6 +649,7 @@ cdef void _flow_end(worker_t *w, flow_t *flow) noexcept nogil:
     histogram_add(&port.counters[w.index].duration, w.now_us - flow.begun_us)
     free(flow.kept)
     flow.kept = NULL
+    tried_clear(&flow.tried)
     if flow.counted:
         address16(&flow.client.to, client)
         flows_add(port, client, -1)

@@ -16,6 +16,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from meshlb._packets cimport packets_t, reply_t
 from meshlb._timer cimport timer_t
+from meshlb._tried cimport tried_t
 from meshlb._types cimport backend_t, port_t, worker_t
 
 cdef enum:
@@ -45,14 +46,13 @@ cdef struct flow_s:
     uint32_t index  # of its slot
     uint32_t generation  # of the slot's sockets
     uint32_t active  # low bits of the milliseconds of the last datagram
-    uint32_t tried_in  # low bits of the table's generation that `tried` speaks of
-    uint64_t tried
+    uint32_t position  # of its backend in the route
+    tried_t tried  # since the last answer
     uint64_t begun_us
     char *kept  # the client's last datagram, until a backend answers
     uint16_t kept_size
-    uint8_t attempts  # since the last answer
+    uint16_t attempts  # since the last answer
     uint8_t age  # FRESH or ASSURED
-    uint8_t position  # of its backend in the route, modulo 64
     bint answered
     bint counted  # among its source's flows
     bint short_of  # an attempt failed for want of something on this machine

@@ -18,6 +18,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from meshlb._timer cimport timer_t
+from meshlb._tried cimport tried_t
 from meshlb._types cimport backend_t, port_t, worker_t
 
 cdef enum:
@@ -85,21 +86,21 @@ cdef struct conn_s:
     uint8_t ready  # on the ready list
     uint8_t counted  # in port.open
     uint8_t kept_alive  # keepalive is set on the backend's socket, too
-    uint8_t attempts
     uint8_t hush
     uint8_t later  # the kernel has no memory for its bytes: asked again when its timer fires
     uint8_t header_left  # bytes of our own PROXY header that the client's tail begins with
     uint8_t refusal  # WAITING: REFUSED_* when its time is up
     uint8_t queued  # stands in its port's queue
     uint8_t short_of  # an attempt failed for want of something on this machine
+    uint16_t attempts
     uint32_t index  # of its slot
     uint32_t generation  # of the slot's holder
     uint32_t attempt  # of the backend's sockets that this slot has had
     uint32_t source  # hash of the client's address, where the balancer wants it
     uint32_t attempt_us  # low bits of the clock at the last attempt
     uint32_t active  # low bits of the milliseconds of the last event
-    uint32_t tried_in  # low bits of the table's generation that `tried` speaks of
-    uint64_t tried
+    uint32_t position  # of its backend in the route
+    tried_t tried
     uint64_t begun_us
     uint64_t waits_until  # milliseconds; 0: has not waited yet
     port_t *port

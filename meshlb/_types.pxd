@@ -9,6 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from meshlb cimport _linux as sys
 from meshlb._timer cimport timer_wheels
+from meshlb._tried cimport tried_t
 
 cdef extern from *:
     """
@@ -129,7 +130,8 @@ cdef struct route_t  # one port's part of a table
 cdef struct choice_t:  # what a balancer may look at
     uint64_t now  # milliseconds
     uint64_t *random  # the worker's generator, see _balance.random_next
-    uint64_t tried  # bit i: the backend at position i % 64 of the route has been tried
+    const tried_t *tried  # in the table in use
+    bint probing  # may look whether a backend that was set aside is back
     uint32_t source  # hash of the client's address, cut to the route's prefix
     uint32_t position  # out: where in the route the chosen one stands, tiers one after another
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 MOST = 64  # addresses of one port
 ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  as in a listen of 0.0.0.0/0
+LOOPBACK = frozenset({"127.0.0.1", "::1"})
 # Nobody has it (RFC 7600): a port that is served on no address of this node is held there.
 NOWHERE = "192.0.0.8"
 

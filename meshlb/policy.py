@@ -131,7 +131,7 @@ def _rate(text: str) -> float:
 
 
 def _networks(text: str) -> tuple[str, ...]:
-    if text in _OFF:
+    if not text.strip() or text in _OFF:
         return ()
     networks = tuple(dict.fromkeys(parse_network(part.strip()) for part in text.split(",", LONGEST_LIST + 1)))
     if len(networks) > LONGEST_LIST:

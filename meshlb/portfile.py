@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from meshlb.addresses import ANYWHERE, LOOPBACK, chosen
 from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
@@ -31,8 +32,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)  # what Swarm a
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-def parse(text: str, name: str) -> Snapshot:
-    """The snapshot of a file's text. `name` is the file's name in errors."""
+def parse(text: str, name: str, own: frozenset[str] = LOOPBACK) -> Snapshot:
+    """The snapshot of a file's text. `name` is the file's name in errors, `own` this node's addresses."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -42,7 +43,7 @@ def parse(text: str, name: str) -> Snapshot:
     except RecursionError as error:
         raise ConfigError(f"{name}: not TOML that a port needs: nested too deeply") from error
     entries = _entries(document, text, name)
-    return Snapshot(tuple(_service(entry, place) for entry, place in entries))
+    return Snapshot(tuple(_service(entry, place, own) for entry, place in entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _places(whole: _Place, count: int) -> list[_Place]:
     ]
 
 
-def _service(entry: dict[str, Any], place: _Place) -> Service:
+def _service(entry: dict[str, Any], place: _Place, own: frozenset[str]) -> Service:
     _check_keys(entry, place)
     port = _port(entry, place)
     udp = "-udp" if port.protocol is Protocol.UDP else ""
@@ -98,8 +99,11 @@ def _service(entry: dict[str, Any], place: _Place) -> Service:
         raise place.error(
             f"service = {_shown(name)}: use up to 63 letters, digits, '.', '_' and '-'", "service"
         )
-    labels = tuple(sorted((LABEL_PREFIX + key, text) for key, text in _settings(entry, place)))
-    return Service(f"{name}:{port}", name, (port,), _tasks(entry, port, place), labels)
+    settings = _settings(entry, place)
+    labels = tuple(sorted((LABEL_PREFIX + key, text) for key, text in settings))
+    tasks = _tasks(entry, port, place)
+    _check_circles(tasks, port, from_settings(settings, "")[0].listen, own, place)
+    return Service(f"{name}:{port}", name, (port,), tasks, labels)
 
 
 def _check_keys(entry: dict[str, Any], place: _Place) -> None:
@@ -190,10 +194,31 @@ def _task(text: Any, port: Port, place: _Place) -> Task:
         raise place.error(
             f"backend {_shown(text)}: no connection can be made to {shown(host)}", "backends", text
         )
-    if address.is_loopback and number == port.published:
-        raise place.error(f"backend {_shown(text)} is the published port itself: a circle", "backends", text)
     name = f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
     return Task(name, name, str(address), port=number)
+
+
+def _check_circles(
+    tasks: Sequence[Task], port: Port, listen: Sequence[str], own: frozenset[str], place: _Place
+) -> None:
+    """A backend that is our own listener: one client would take all descriptors by itself."""
+    listening = chosen(listen, own) if listen else ANYWHERE
+    for task in tasks:
+        if task.port == port.published and _is_ours(task.address, listening, own):
+            raise place.error(
+                f'backend "{task.name}" is the published port itself: a circle, as this node listens there; '
+                "name the server's own address and port, or keep the published port off that address with "
+                "listen",
+                "backends",
+                task.name,
+            )
+
+
+def _is_ours(address: str, listening: Sequence[str], own: frozenset[str]) -> bool:
+    """Whether one of our listeners takes what is sent to an address."""
+    its = ipaddress.ip_address(address)
+    anywhere = ANYWHERE[its.version == 6]
+    return address in listening or (anywhere in listening and (its.is_loopback or address in own))
 
 
 def _split(text: Any, place: _Place) -> tuple[str, int]:

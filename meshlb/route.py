@@ -6,8 +6,9 @@ import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from meshlb.policy import BALANCERS, Policy
+from meshlb.policy import ALL_OTHERS, BALANCERS, Policy
 
+EVERY = 0xFFFFFFFF  # retries: as many as there are backends
 LONGEST_CHECK = 5.0  # seconds that a backend has to answer a check
 Members = tuple[tuple[int, int], ...]  # (id of a backend, its weight)
 
@@ -52,7 +53,7 @@ def route(port: int, tiers: tuple[Members, Members], policy: Policy) -> Route:
         by_source=policy.balance == "source",
         source_prefix=policy.source_prefix,
         connect_timeout=_milliseconds(policy.connect_timeout),
-        retries=policy.retries,
+        retries=EVERY if policy.retries == ALL_OTHERS else policy.retries,
         hold=_milliseconds(policy.hold),
         slow_start=_milliseconds(policy.slow_start),
         idle_timeout=_milliseconds(policy.idle_timeout),

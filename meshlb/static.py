@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from meshlb.addresses import LOOPBACK, own_addresses
 from meshlb.errors import ConfigError
 from meshlb.model import Snapshot, SourceStatus
 from meshlb.portfile import parse
@@ -87,7 +88,15 @@ def load(path: Path) -> Snapshot:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
-    return parse(text, str(path))
+    return parse(text, str(path), _own())
+
+
+def _own() -> frozenset[str]:
+    try:
+        return own_addresses()
+    except OSError as error:
+        log.debug("the kernel does not tell this node's addresses: %s", error)
+        return LOOPBACK
 
 
 def _read(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol
+from meshlb.policy import Policy
 from meshlb.portfile import parse
 from meshlb.table import build
 
@@ -48,6 +49,56 @@ def test_policy_keys_reach_the_table() -> None:
     policies = {entry.service: entry.policy for entry in table.entries}
     assert policies["web"].connect_timeout == 0.25
     assert [backend.port for backend in table.entries[1].backends] == [8001, 8003, 8002]
+
+
+OWN = frozenset({"127.0.0.1", "::1", "10.99.0.1", "10.99.0.2", "fd00::9"})
+
+
+@pytest.mark.parametrize(
+    ("backend", "listen"),
+    [
+        ("127.0.0.1", ""),
+        ("127.1.2.3", ""),
+        ("10.99.0.1", ""),
+        ("[fd00::9]", ""),
+        ("[::ffff:10.99.0.1]", ""),
+        ("10.99.0.1", "0.0.0.0/0"),
+        ("127.1.2.3", "0.0.0.0/0"),
+        ("[fd00::9]", "::/0"),
+        ("10.99.0.2", "192.168.0.0/16,10.99.0.0/16"),
+        ("10.99.0.2", "10.99.0.2"),
+        ("10.99.0.7", "10.99.0.7"),  # a virtual address that is elsewhere now
+    ],
+)
+def test_a_backend_that_is_its_own_published_port_is_a_circle(backend: str, listen: str) -> None:
+    text = f'{PORT}backends = ["10.0.0.1:1", "{backend}:80"]\nlisten = "{listen}"'
+    with pytest.raises(ConfigError, match="is the published port itself: a circle") as refusal:
+        parse(text, "f", OWN)
+    assert str(refusal.value).startswith("f:3: ")
+
+
+@pytest.mark.parametrize(
+    ("backend", "listen"),
+    [
+        ("10.99.0.1:81", ""),
+        ("10.99.0.3:80", ""),
+        ("10.99.0.1:80", "::/0"),
+        ("[fd00::9]:80", "0.0.0.0/0"),
+        ("10.99.0.1:80", "10.99.0.2"),
+        ("127.0.0.1:80", "10.99.0.0/16"),
+        ("127.1.2.3:80", "127.0.0.0/8"),  # of which the node has 127.0.0.1 alone
+    ],
+)
+def test_a_backend_of_this_node_where_the_port_does_not_listen_is_none(backend: str, listen: str) -> None:
+    assert parse(f'{PORT}backends = ["{backend}"]\nlisten = "{listen}"', "f", OWN).services
+
+
+@pytest.mark.parametrize("value", ["[]", "''", "['']"])
+@pytest.mark.parametrize("key", ["allow", "deny", "listen", "accept-proxy"])
+def test_an_empty_list_is_the_default(key: str, value: str) -> None:
+    table = build(parse(f"{PORT}{OK}{key} = {value}", "f"))
+    assert table.problems == ()
+    assert table.entries[0].policy == Policy()
 
 
 def test_two_entries_with_one_port_are_reported_and_the_others_served() -> None:

@@ -163,3 +163,28 @@ def test_what_is_no_readable_text_file_is_refused(tmp_path: Path) -> None:
             load(path)
     with pytest.raises(ConfigError, match=f"^{binary}:2: not UTF-8 text"):
         load(binary)
+
+
+def test_a_backend_is_looked_for_among_the_nodes_addresses(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own: set[str] = set()
+    monkeypatch.setattr("meshlb.static.own_addresses", lambda: frozenset(own))
+    file.write_text('[[port]]\npublished = 80\nbackends = ["10.0.0.1:80"]\n')
+    assert load(file).services
+    own.add("10.0.0.1")
+    with pytest.raises(ConfigError, match=r":3: .* is the published port itself: a circle"):
+        load(file)
+
+
+def test_a_kernel_that_does_not_tell_addresses_is_no_reason_not_to_serve(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> frozenset[str]:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("meshlb.static.own_addresses", refused)
+    assert published(load(file)) == [80]
+    file.write_text('[[port]]\npublished = 80\nbackends = ["127.0.0.1:80"]\n')
+    with pytest.raises(ConfigError, match="a circle"):
+        load(file)
