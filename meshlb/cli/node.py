@@ -8,7 +8,7 @@ import click
 
 from meshlb.cli.columns import render
 from meshlb.cli.parameters import filters, layout
-from meshlb.cli.program import Connection
+from meshlb.cli.program import Connection, Verbs
 from meshlb.cluster import node as nodes
 
 HEADERS = {
@@ -21,7 +21,7 @@ HEADERS = {
 }
 
 
-@click.group()
+@click.group(cls=Verbs)
 def node() -> None:
     """The swarm's nodes."""
 

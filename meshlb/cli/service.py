@@ -8,17 +8,17 @@ import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from meshlb.cli import options
+from meshlb.cli import lists, options, policies
 from meshlb.cli.columns import render
-from meshlb.cli.parameters import Parsed, filters, layout
-from meshlb.cli.program import FAILED, Connection
+from meshlb.cli.parameters import filters, layout
+from meshlb.cli.program import FAILED, Connection, Verbs
 from meshlb.cli.progress import show
 from meshlb.cli.rows import SERVICE, TASK, service_cells, task_cells
-from meshlb.cluster import publish
 from meshlb.cluster import service as services
 from meshlb.cluster.client import APIClient
-from meshlb.cluster.spec import MODES, Changes
+from meshlb.cluster.spec import MODES
 from meshlb.errors import ConfigError, MeshError
 
 detach = click.option("-d", "--detach", is_flag=True, help="Exit immediately instead of waiting to converge")
@@ -26,47 +26,44 @@ quiet = click.option("-q", "--quiet", is_flag=True, help="Suppress progress outp
 no_resolve = click.option(
     "--no-resolve-image", is_flag=True, help="Do not query the registry to resolve image digest"
 )
+registry_auth = click.option(
+    "--with-registry-auth", is_flag=True, help="Send registry authentication details to swarm agents"
+)
 
 
-@click.group()
+@click.group(cls=Verbs)
 def service() -> None:
     """Create, list, scale, change and remove services."""
 
 
 @service.command("create", context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS]")
 @click.option("--name", default="", help="Service name")
-@click.option("-p", "--publish", "ports", multiple=True, type=options.PORTS, help="Publish a port: 80:8000")
 @click.option("--mode", type=click.Choice(list(MODES)), default="replicated", show_default=True)
 @click.option("--replicas", type=click.IntRange(0), help="Number of tasks")
-@click.option("-e", "--env", multiple=True, type=options.VARIABLE, help="Set environment variables")
-@click.option("--env-file", multiple=True, type=options.VARIABLES, help="Read in a file of variables")
-@click.option("-l", "--label", multiple=True, help="Service labels")
-@click.option("--container-label", multiple=True, help="Container labels")
-@click.option("--constraint", multiple=True, help="Placement constraints: node.role==worker")
-@click.option("--network", multiple=True, type=options.NETWORK, help="Network attachments")
-@click.option("--mount", multiple=True, type=options.MOUNT, help="Attach a filesystem mount to the service")
+@lists.for_create
 @options.single
+@policies.for_create
 @detach
 @quiet
 @no_resolve
+@registry_auth
 @click.argument("image", metavar="IMAGE")
 @click.argument("args", metavar="[COMMAND] [ARG...]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def create(connection: Connection, /, name: str, mode: str, detach: bool, quiet: bool, **flags: Any) -> None:
-    """Create a new service."""
-    changes = Changes(
-        values=options.values(flags | {"args": list(flags["args"]) or None}),
-        replicas=flags["replicas"],
-        env=options.edit((*options.flat(flags["env_file"]), *flags["env"])),
-        labels=options.edit(options.labels(flags, flags["label"])),
-        container_labels=options.edit(flags["container_label"]),
-        constraints=options.edit(flags["constraint"]),
-        ports=options.edit(options.flat(flags["ports"])),
-        networks=options.edit(flags["network"]),
-        mounts=options.edit(flags["mount"]),
+    """Create a new service.
+
+    \b
+    Examples:
+      meshlb service create --name web -p 80:8000 --replicas 3 IMAGE
+      meshlb service create --name db --mount source=data,target=/data --hold 30s -p 5432:5432 IMAGE
+      meshlb service create --name front -p 80:80 -p 443:443 --policy 443:balance=source IMAGE
+    """
+    changes = options.changes(
+        flags | {"args": list(flags["args"]) or None}, policies.edited(flags, lists.edits(flags))
     )
     engine = connection.open()
-    made, warnings = services.create(engine, name, mode, changes, resolve=not flags["no_resolve_image"])
+    made, warnings = services.create(engine, name, mode, changes, _sending(flags))
     _warn(warnings)
     click.echo(made)
     if not detach:
@@ -78,47 +75,57 @@ def create(connection: Connection, /, name: str, mode: str, detach: bool, quiet:
 @click.option("--args", type=options.COMMAND, help="Service command args")
 @click.option("--replicas", type=click.IntRange(0), help="Number of tasks")
 @click.option("--force", is_flag=True, help="Force update even if no changes require it")
-@click.option("--publish-add", multiple=True, type=options.PORTS, help="Add or update a published port")
-@click.option(
-    "--publish-rm",
-    multiple=True,
-    type=Parsed(publish.parse_target, "target"),
-    help="Remove a published port by its target port",
-)
-@click.option("--env-add", multiple=True, type=options.VARIABLE, help="Add or update an environment variable")
-@click.option("--env-rm", multiple=True, help="Remove an environment variable")
-@click.option("--label-add", multiple=True, help="Add or update a service label")
-@click.option("--label-rm", multiple=True, help="Remove a label by its key")
-@click.option("--container-label-add", multiple=True, help="Add or update a container label")
-@click.option("--container-label-rm", multiple=True, help="Remove a container label by its key")
-@click.option("--constraint-add", multiple=True, help="Add a placement constraint")
-@click.option("--constraint-rm", multiple=True, help="Remove a constraint")
-@click.option("--network-add", multiple=True, type=options.NETWORK, help="Add a network")
-@click.option("--network-rm", multiple=True, help="Remove a network")
-@click.option("--mount-add", multiple=True, type=options.MOUNT, help="Add or update a mount on a service")
-@click.option("--mount-rm", multiple=True, help="Remove a mount by its target path")
+@click.option("--rollback", is_flag=True, help="Rollback to previous specification")
+@lists.for_update
 @options.single
+@policies.for_update
 @detach
 @quiet
 @no_resolve
+@registry_auth
+@click.argument("name", metavar="SERVICE")
+@click.pass_context
+def update(ctx: click.Context, /, name: str, detach: bool, quiet: bool, **flags: Any) -> None:
+    """Change a service.
+
+    \b
+    Examples:
+      meshlb service update --image web:2 --update-order start-first web
+      meshlb service update --balance leastconn --policy-rm 443:balance web
+      meshlb service update --publish-add 8080:8000 --publish-rm 80 web
+    """
+    if flags["rollback"]:
+        _only_rollback(ctx)
+        ctx.invoke(rollback, name=name, detach=detach, quiet=quiet)
+        return
+    changes = options.changes(flags, policies.edited(flags, lists.edits(flags)))
+    engine = ctx.obj.open()
+    _warn(services.update(engine, name, changes, _sending(flags)))
+    click.echo(name)
+    if not detach:
+        _wait(engine, name, quiet=quiet)
+
+
+def _only_rollback(ctx: click.Context) -> None:
+    allowed = ("rollback", "detach", "quiet", "name")
+    given = (name for name in ctx.params if name not in allowed)
+    if any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in given):
+        raise click.UsageError("other flags may not be combined with --rollback")
+
+
+def _sending(flags: dict[str, Any]) -> services.Sending:
+    return services.Sending(not flags["no_resolve_image"], flags["with_registry_auth"])
+
+
+@service.command("rollback", options_metavar="[OPTIONS]")
+@detach
+@quiet
 @click.argument("name", metavar="SERVICE")
 @click.pass_obj
-def update(connection: Connection, /, name: str, detach: bool, quiet: bool, **flags: Any) -> None:
-    """Change a service."""
-    changes = Changes(
-        values=options.values(flags),
-        replicas=flags["replicas"],
-        force=flags["force"],
-        env=options.edit(flags["env_add"], flags["env_rm"]),
-        labels=options.edit(options.labels(flags, flags["label_add"]), flags["label_rm"]),
-        container_labels=options.edit(flags["container_label_add"], flags["container_label_rm"]),
-        constraints=options.edit(flags["constraint_add"], flags["constraint_rm"]),
-        ports=options.edit(options.flat(flags["publish_add"]), flags["publish_rm"]),
-        networks=options.edit(flags["network_add"], flags["network_rm"]),
-        mounts=options.edit(flags["mount_add"], flags["mount_rm"]),
-    )
+def rollback(connection: Connection, name: str, detach: bool, quiet: bool) -> None:
+    """Give a service back its previous specification."""
     engine = connection.open()
-    _warn(services.update(engine, name, changes, resolve=not flags["no_resolve_image"]))
+    _warn(services.rollback(engine, name))
     click.echo(name)
     if not detach:
         _wait(engine, name, quiet=quiet)

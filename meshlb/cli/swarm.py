@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from meshlb.cli.humanize import size
-from meshlb.cli.program import INTERRUPTED, Connection
+from meshlb.cli.program import INTERRUPTED, Connection, Verb
 from meshlb.cluster import info as node_info
 from meshlb.cluster import swarm
 
@@ -17,7 +17,7 @@ LISTEN = "Address on which a manager listens for other nodes: ADDRESS|INTERFACE[
 DATA_PATH = "Address (or interface) for the containers' traffic between nodes"
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("--advertise-addr", default="", metavar="ADDRESS", help=ADVERTISE)
 @click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="ADDRESS", help=LISTEN)
 @click.option("--data-path-addr", default="", metavar="ADDRESS", help=DATA_PATH)
@@ -58,7 +58,7 @@ def _show_key(key: str) -> None:
     )
 
 
-@click.command(options_metavar="[OPTIONS]")
+@click.command(cls=Verb, options_metavar="[OPTIONS]")
 @click.option("--token", required=True, help="Token that lets this node in: `meshlb join-token` prints it")
 @click.option("--advertise-addr", default="", metavar="ADDRESS", help=ADVERTISE)
 @click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="ADDRESS", help=LISTEN)
@@ -87,7 +87,7 @@ def join(ctx: click.Context, /, **options: Any) -> None:
     click.echo(f"This node joined a swarm as a {role}.")
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("-f", "--force", is_flag=True, help="Also when this node is a manager")
 @click.pass_obj
 def leave(connection: Connection, force: bool) -> None:
@@ -96,7 +96,7 @@ def leave(connection: Connection, force: bool) -> None:
     click.echo("Node left the swarm.")
 
 
-@click.command("join-token")
+@click.command("join-token", cls=Verb)
 @click.option("--rotate", is_flag=True, help="Make the old token void and show a new one")
 @click.option("-q", "--quiet", is_flag=True, help="Only show the token")
 @click.argument("role", metavar="(worker|manager)")
@@ -115,7 +115,7 @@ def join_token(connection: Connection, role: str, rotate: bool, quiet: bool) -> 
     _show_join(role, invitation)
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("--format", "format_", type=click.Choice(["json"]), help="Print JSON")
 @click.pass_obj
 def info(connection: Connection, format_: str | None) -> None:
