@@ -96,6 +96,12 @@ def inspect(api: APIClient, name: str) -> Json:
 
 
 @verb
+def network_names(api: APIClient) -> dict[str, str]:
+    """The names of the swarm's networks by their ids."""
+    return {network["Id"]: network["Name"] for network in api.networks(filters={"scope": "swarm"})}
+
+
+@verb
 def ls(api: APIClient, filters: Filters | None = None) -> list[ServiceRow]:
     """The services that pass the filters, by name."""
     if utils.version_gte(api.api_version, "1.41"):

@@ -16,7 +16,7 @@ from typing import Any
 from daemon import Daemon, Refusal, running
 
 RECORDED = Path(__file__).parent / "recorded" / "docker-words.json"
-DOCKER: dict[str, Any] = json.loads(RECORDED.read_text())
+DOCKER: dict[str, Any] = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
 ID = "002g0gimp7rbo6ot1vcvkkrsx"
 
 # A service with something in every list; updates are made of it.
@@ -213,25 +213,80 @@ def ask_docker(words: list[str], base: dict[str, Any] | None = None) -> dict[str
     """What docker sends for `docker service WORDS`."""
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as daemon:
         daemon.answers |= answers(base)
-        environment = {
-            **os.environ,
-            "DOCKER_HOST": daemon.address,
-            "DOCKER_API_VERSION": "1.41",
-            "DOCKER_CONFIG": folder,
-        }
-        subprocess.run(["docker", "service", *words], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["docker", "service", *words],
+            env=_environment(daemon, folder),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         return sent(daemon)
+
+
+def shown_service(full: dict[str, Any]) -> dict[str, Any]:
+    """A service with all that `inspect --pretty` shows."""
+    way = {"Parallelism": 1, "Delay": 3 * 10**9, "FailureAction": "pause", "Monitor": 5 * 10**9}
+    spec = json.loads(json.dumps(full))
+    spec["UpdateConfig"] = way | {"MaxFailureRatio": 0.25, "Order": "stop-first"}
+    spec["RollbackConfig"] = way | {"MaxFailureRatio": 0, "Order": "start-first"}
+    spec["TaskTemplate"]["Placement"]["MaxReplicas"] = 3
+    check = {"Interval": 90 * 10**9, "Timeout": 10**9, "StartPeriod": 25 * 10**8}
+    spec["TaskTemplate"]["ContainerSpec"]["Healthcheck"] |= check
+    return {
+        "ID": ID,
+        "Version": {"Index": 7},
+        "CreatedAt": "2000-01-01T00:00:00Z",
+        "UpdatedAt": "2000-01-01T00:00:00Z",
+        "Spec": spec,
+        "Endpoint": {"Spec": spec["EndpointSpec"], "Ports": spec["EndpointSpec"]["Ports"]},
+        "UpdateStatus": {
+            "State": "completed",
+            "StartedAt": "2000-01-01T00:00:00Z",
+            "CompletedAt": "2000-01-01T00:00:00Z",
+            "Message": "update completed",
+        },
+    }
+
+
+def plain_service(mode: dict[str, Any]) -> dict[str, Any]:
+    """A service with as little as there can be."""
+    spec = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "web:1@sha256:aa"}}, "Mode": mode}
+    return {"ID": ID, "Version": {"Index": 7}, "Spec": spec, "Endpoint": {}}
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "global": {"Global": {}},
+    "replicated": {"Replicated": {"Replicas": 2}},
+}
 
 
 def _record() -> dict[str, Any]:
     start = ["create", "-d", "--no-resolve-image"]
     change = ["update", "-d", "--no-resolve-image"]
     full = ask_docker([*start, *shlex.split(FULL)])
+    shown = {"full": shown_service(full)} | {name: plain_service(mode) for name, mode in MODES.items()}
     return {
         "full": full,
+        "pretty": {
+            name: docker_says(["inspect", "--pretty", "web"], service) for name, service in shown.items()
+        },
         "create": {line: ask_docker([*start, *shlex.split(line)]) for line in lines(CREATE)},
         "update": {line: ask_docker([*change, *shlex.split(line), "web"], full) for line in lines(UPDATE)},
     }
+
+
+def docker_says(words: list[str], service: dict[str, Any]) -> str:
+    """What docker prints for `docker service WORDS`."""
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as daemon:
+        network = {"Id": "net-front", "Name": "front"}
+        daemon.answers |= {"GET /services/web": service, "GET /networks/net-front": network}
+        return subprocess.run(
+            ["docker", "service", *words], env=_environment(daemon, folder), check=True, stdout=-1, text=True
+        ).stdout
+
+
+def _environment(daemon: Daemon, folder: str) -> dict[str, str]:
+    settings = {"DOCKER_HOST": daemon.address, "DOCKER_API_VERSION": "1.41", "DOCKER_CONFIG": folder}
+    return os.environ | settings
 
 
 def _one_case_a_line(found: dict[str, Any]) -> str:

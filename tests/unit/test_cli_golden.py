@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 from collections.abc import Callable, Iterator
@@ -95,8 +96,10 @@ def test_what_is_recorded_is_what_is_tested() -> None:
     assert list(DOCKER["update"]) == sorted(lines(UPDATE))
 
 
-def test_an_update_of_a_label_leaves_the_mounts_alone(send: Send) -> None:
-    mounts = DOCKER["full"]["TaskTemplate"]["ContainerSpec"]["Mounts"][::-1]
-    DOCKER["full"]["TaskTemplate"]["ContainerSpec"]["Mounts"] = mounts
+def test_an_update_of_a_label_leaves_the_mounts_alone(send: Send, daemon: Daemon) -> None:
+    spec = copy.deepcopy(DOCKER["full"])
+    mounts = spec["TaskTemplate"]["ContainerSpec"]["Mounts"]
+    mounts.reverse()
+    daemon.answers["GET /services/web"]["Spec"] = spec
     body = send("update", "-d", "--label-add", "x=y", "web")
     assert body["TaskTemplate"]["ContainerSpec"]["Mounts"] == mounts
