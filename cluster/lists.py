@@ -22,6 +22,9 @@ class Edit:
     remove: tuple[Any, ...] = ()
 
 
+NOTHING = Edit()
+
+
 def _edited_map(before: Json, wanted: Edit, _: Entries) -> Json:
     kept = {name: value for name, value in dict(before).items() if name not in wanted.remove}
     return kept | dict(pair(text, "label") for text in wanted.add)
@@ -137,7 +140,7 @@ LISTS: dict[str, Entries] = {
 
 def edit(spec: Json, entries: Entries, wanted: Edit) -> None:
     """Makes the edit in `spec`; the order of a list changes only with its entries."""
-    if wanted == Edit():
+    if wanted == NOTHING:
         return
     *parents, last = entries.path.split(".")
     place = spec

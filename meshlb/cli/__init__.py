@@ -14,7 +14,12 @@ VERBS = {
         "join-token": ("meshlb.cli.swarm", "join_token", "Show the command that lets another node join"),
         "leave": ("meshlb.cli.swarm", "leave", "Leave the swarm"),
         "info": ("meshlb.cli.swarm", "info", "Show what this node is, and its place in the swarm"),
-        "node": ("meshlb.cli.node", "node", "List the swarm's nodes"),
+        "inspect": ("meshlb.cli.swarm_manage", "inspect", "Show the swarm in detail"),
+        "update": ("meshlb.cli.swarm_manage", "update", "Change the swarm"),
+        "ca": ("meshlb.cli.swarm_manage", "ca", "Show or replace the swarm's root certificate"),
+        "unlock": ("meshlb.cli.swarm_manage", "unlock", "Unlock this manager"),
+        "unlock-key": ("meshlb.cli.swarm_manage", "unlock_key", "Show the key that unlocks managers"),
+        "node": ("meshlb.cli.node", "node", "List, change, promote, demote and remove nodes"),
     },
     "Services": {
         "service": ("meshlb.cli.service", "service", "Create, list, scale, change and remove services"),

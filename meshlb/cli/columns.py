@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from meshlb.cli.template import Template
@@ -23,10 +24,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def render(headers: Mapping[str, str], rows: Iterable[Mapping[str, Any]], layout: str = "") -> str:
+def render(
+    headers: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]],
+    layout: str = "",
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The rows in a `--format`: empty for the table of `headers`, `json`, `table {{.ID}}\\t…` or `{{.ID}} …`.
 
-    `headers` are the titles by the names that templates use.
+    `headers` are the titles by the names that templates use; `more` those of columns that only they show.
     """
     if layout in ("json", "{{json .}}"):
         return "".join(f"{_json(row)}\n" for row in rows)
@@ -35,10 +41,11 @@ def render(headers: Mapping[str, str], rows: Iterable[Mapping[str, Any]], layout
     tabular = layout.startswith("table")
     text = layout.removeprefix("table").strip(" ") if tabular else layout
     template = Template(text)
-    _check(template, headers)
+    known = {**headers, **more}
+    _check(template, known)
     lines = [template.fill(row) for row in rows]
     if tabular:
-        title = Template(text, titles=True).fill(headers)
+        title = Template(text, titles=True).fill(known)
         return table([line.split("\t") for line in (title, *lines)])
     return "".join(f"{line}\n" for line in lines)
 

@@ -40,7 +40,7 @@ def show_objects(
     if template:
         click.echo("".join(f"{template.fill(one)}\n" for one in found), nl=False)
     elif pretty:
-        click.echo("\n\n".join("\n".join(pretty(one)) for one in found))
+        click.echo("\n".join("\n".join(pretty(one)) for one in found))
     else:
         shape: Json = {"separators": (",", ":")} if format_ else {"indent": 4}
         click.echo(json.dumps(found, ensure_ascii=False, **shape))

@@ -83,6 +83,10 @@ class Verbs(click.Group):
 
     command_class = Verb
 
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The verb; docker's other names for some work, too."""
+        return super().get_command(ctx, {"list": "ls", "remove": "rm"}.get(name, name))
+
 
 class Program(click.Group):
     """The top group. `verbs` are, by heading and name, the module, its command and one line of help."""

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from meshlb.cli import lists, options, policies
+from meshlb.cli.parameters import each
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.cli.progress import show
 from meshlb.cluster import service as services
@@ -161,15 +162,12 @@ def _target(text: str) -> tuple[str, int]:
 def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Remove one or more services."""
     engine = ctx.obj.open()
-    failed = False
-    for name in names:
-        try:
-            services.rm(engine, name)
-            click.echo(name)
-        except MeshError as error:
-            click.echo(f"meshlb: {error}", err=True)
-            failed = True
-    ctx.exit(FAILED if failed else 0)
+
+    def one(name: str) -> None:
+        services.rm(engine, name)
+        click.echo(name)
+
+    each(ctx, names, one)
 
 
 def _wait(engine: APIClient, name: str, *, quiet: bool) -> None:

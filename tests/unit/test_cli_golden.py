@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from daemon import Daemon, running
+from docker_json import essence
 from docker_words import CREATE, DOCKER, FULL, UPDATE, answers, lines, sent
 
 from meshlb.cli import main
@@ -36,14 +37,6 @@ def send(daemon: Daemon, tmp_path: Path) -> Send:
         return sent(daemon)
 
     return send_
-
-
-def essence(value: Any) -> Any:
-    """The JSON without what is as good as absent: the engine makes no difference."""
-    if isinstance(value, dict):
-        kept = {key: essence(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item not in (None, "", [], {})}
-    return [essence(item) for item in value] if isinstance(value, list) else value
 
 
 def unordered(value: Any, key: str = "") -> Any:
