@@ -24,8 +24,9 @@ VERBS = {
     "Services": {
         "service": ("meshlb.cli.service", "service", "Create, list, scale, change and remove services"),
     },
-    "Try it out": {
-        "lab": ("meshlb.cli.lab", "lab", "Run a swarm of several nodes on this machine"),
+    "More": {
+        "lab": ("meshlb.cli.lab", "lab", "Run a swarm of several nodes on this machine, to try things on"),
+        "completion": ("meshlb.cli.completion", "completion", "Have a shell complete this command's words"),
     },
 }
 
