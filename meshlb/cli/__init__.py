@@ -24,6 +24,13 @@ VERBS = {
     "Services": {
         "service": ("meshlb.cli.service", "service", "Create, list, scale, change and remove services"),
     },
+    "The mesh on this node": {
+        "ps": ("meshlb.cli.mesh", "ps", "Show which ports are served, with their backends"),
+        "top": ("meshlb.cli.top", "top", "Watch the same live"),
+        "why": ("meshlb.cli.why", "why", "Walk the way of a connection, and say where it ends"),
+        "doctor": ("meshlb.cli.doctor", "doctor", "Look at what this node needs, and what it lacks"),
+        "agent": ("meshlb.cli.agent", "agent", "Show, reload, upgrade, install the agent"),
+    },
     "More": {
         "lab": ("meshlb.cli.lab", "lab", "Run a swarm of several nodes on this machine, to try things on"),
         "completion": ("meshlb.cli.completion", "completion", "Have a shell complete this command's words"),
