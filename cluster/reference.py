@@ -30,7 +30,11 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """The reference that `NAME` or `source=NAME,target=/path,uid=0,gid=0,mode=0400` makes."""
-    if "=" not in text and "," not in text and text:
+    if not text.strip():
+        raise ConfigError(
+            "an empty text names no secret or config: write its name, or source=NAME,target=/path"
+        )
+    if "=" not in text and "," not in text:
         return Reference(source=text, target=text)
     values: dict[str, str] = {}
     for key, value in fields(text):

@@ -61,8 +61,10 @@ def pem(path: str) -> str:
     """A file of PEM."""
     try:
         text = Path(path).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"the file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the file {path} is not PEM, which is plain ASCII") from error
     if "-----BEGIN " not in text:
         raise ConfigError(f"the file {path} is not PEM: it lacks -----BEGIN …")
     return text

@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import click
 
+from meshlb.cli.parameters import Parsed
 from meshlb.errors import ConfigError, MeshError
 
 DEFAULT = "http://127.0.0.1:9946"
@@ -60,7 +61,7 @@ class AgentView:
         return found
 
 
-def _view(_ctx: click.Context, _param: click.Parameter, text: str) -> AgentView:
+def _view(text: str) -> AgentView:
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
@@ -68,7 +69,7 @@ def _view(_ctx: click.Context, _param: click.Parameter, text: str) -> AgentView:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(f'--agent "{text}" is not ADDRESS:PORT, such as 127.0.0.1:9946')
+        raise ConfigError(f'"{text}" is not ADDRESS:PORT, such as 127.0.0.1:9946')
     return AgentView(url.rstrip("/"))
 
 
@@ -78,6 +79,6 @@ option = click.option(
     default=lambda: os.environ.get("MESHLB_AGENT", DEFAULT),
     show_default="MESHLB_AGENT, or 127.0.0.1:9946",
     metavar="ADDRESS:PORT",
-    callback=_view,
+    type=Parsed(_view, "address"),
     help="Where the agent's --http is",
 )

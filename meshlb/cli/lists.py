@@ -32,8 +32,10 @@ def _variable(text: str) -> str:
 def _read_variables(path: str) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"the file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the file {path} is not text in UTF-8") from error
     stripped = (line.strip() for line in lines)
     return tuple(_variable(line) for line in stripped if line and not line.startswith("#"))
 

@@ -32,7 +32,7 @@ DURATION = Parsed(units.nanoseconds, "duration")
 SIZE = Parsed(units.size, "bytes")
 CPUS = Parsed(units.nanocpus, "decimal")
 COMMAND = Parsed(_command, "command")
-COUNT = click.IntRange(0)
+COUNT = Parsed(units.count, "number")
 RATIO = click.FloatRange(0, 1)
 ORDER = click.Choice(["start-first", "stop-first"])
 

@@ -33,7 +33,7 @@ registry_auth = click.option(
 )
 @click.option("--name", default="", help="Service name")
 @click.option("--mode", type=click.Choice(list(MODES)), default="replicated", show_default=True)
-@click.option("--replicas", type=click.IntRange(0), help="Number of tasks")
+@click.option("--replicas", type=options.COUNT, help="Number of tasks")
 @lists.for_create
 @options.single
 @policies.for_create
@@ -67,7 +67,7 @@ def create(connection: Connection, /, name: str, mode: str, detach: bool, quiet:
 @click.command("update", cls=Verb, options_metavar="[OPTIONS]")
 @click.option("--image", help="Service image tag")
 @click.option("--args", type=options.COMMAND, help="Service command args")
-@click.option("--replicas", type=click.IntRange(0), help="Number of tasks")
+@click.option("--replicas", type=options.COUNT, help="Number of tasks")
 @click.option("--force", is_flag=True, help="Force update even if no changes require it")
 @click.option("--rollback", is_flag=True, help="Rollback to previous specification")
 @lists.for_update

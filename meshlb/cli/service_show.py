@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import click
 
@@ -67,8 +68,11 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, format_: s
     With --pretty also every policy of each published port, and what is wrong with the labels.
     """
     engine = ctx.obj.open()
-    lines = partial(service_lines, networks=services.network_names(engine)) if pretty else None
-    show_objects(ctx, names, partial(services.inspect, engine), lines, format_)
+
+    def lines(service: dict[str, Any]) -> list[str]:
+        return service_lines(service, services.network_names(engine))
+
+    show_objects(ctx, names, partial(services.inspect, engine), lines if pretty else None, format_)
 
 
 def _list(headers: dict[str, str], cells: list[dict[str, str]], format_: str) -> None:

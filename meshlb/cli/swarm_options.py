@@ -12,7 +12,7 @@ from meshlb.cluster import swarm_spec, units
 
 F = TypeVar("F", bound=Callable[..., Any])
 DURATION = Parsed(units.nanoseconds, "duration")
-COUNT = click.IntRange(0)
+COUNT = Parsed(units.count, "number")
 EXTERNAL = Parsed(swarm_spec.external_ca, "external-ca")
 
 cert_expiry = click.option(

@@ -213,7 +213,7 @@ def test_ps_of_what_is_not_there(run: Callable[..., Result], agent: Agent) -> No
     assert gone.stderr.startswith(
         "meshlb: no agent answers at http://127.0.0.1:1 (Connection refused): is it "
     )
-    assert run("ps", "--agent", "nowhere").exit_code == 1
+    assert run("ps", "--agent", "nowhere").exit_code == 125
 
 
 def test_top_without_a_terminal_prints_once(run: Callable[..., Result]) -> None:
