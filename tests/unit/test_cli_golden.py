@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from daemon import Daemon, running
-from docker_json import essence
+from docker_json import essence, unordered
 from docker_words import CREATE, DOCKER, FULL, UPDATE, answers, lines, sent
 
 from meshlb.cli import main
@@ -37,18 +36,6 @@ def send(daemon: Daemon, tmp_path: Path) -> Send:
         return sent(daemon)
 
     return send_
-
-
-def unordered(value: Any, key: str = "") -> Any:
-    """The JSON with those lists sorted that docker's client orders by chance.
-
-    And the mounts: it sorts them at every update of whatever else, which makes Swarm replace all tasks.
-    """
-    if isinstance(value, dict):
-        return {name: unordered(item, name) for name, item in value.items()}
-    if key in ("Env", "Mounts", "Secrets", "Configs", "GenericResources"):
-        return sorted(value, key=lambda entry: json.dumps(entry, sort_keys=True))
-    return value
 
 
 def zeros(value: Any) -> Any:
