@@ -25,6 +25,11 @@ _FAULTS = (
         "this node is not a swarm manager, and only managers see and change the cluster: "
         "run this on a manager{managers}",
     ),
+    Fault(
+        r"Manager is being prepared or has trouble",
+        "this node is becoming a manager, or cannot reach the others: try again in a moment, or ask another "
+        "manager{managers}",
+    ),
     Fault(r"not part of a swarm", "this node is not part of a swarm"),
     Fault(
         r"already part of a swarm",
