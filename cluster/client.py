@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,13 +83,15 @@ def request(
     *,
     body: Any = None,
     query: Mapping[str, str] | None = None,
+    filters: Mapping[str, list[str]] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> Any:
     """What the engine answers to one request that the SDK has no method, field or time limit for."""
     url = f"{api.base_url}/v{api.api_version}{path}"
+    asked = {**(query or {}), **({"filters": json.dumps(filters)} if filters else {})}
     response = api.request(
-        method, url, json=body, params=query, headers=headers, timeout=timeout or api.timeout
+        method, url, json=body, params=asked, headers=headers, timeout=timeout or api.timeout
     )
     try:
         response.raise_for_status()

@@ -25,6 +25,11 @@ _FAULTS = (
         "this node is not a swarm manager, and only managers see and change the cluster: "
         "run this on a manager{managers}",
     ),
+    Fault(
+        r"Manager is being prepared or has trouble",
+        "this node is becoming a manager, or cannot reach the others: try again in a moment, or ask another "
+        "manager{managers}",
+    ),
     Fault(r"not part of a swarm", "this node is not part of a swarm"),
     Fault(
         r"already part of a swarm",
@@ -75,11 +80,11 @@ _FAULTS = (
     Fault(
         r"participating as a manager",
         "this node is a manager, and the others may lose their majority when it leaves: "
-        "demote it first with `docker node demote`, or use --force",
+        "demote it first with `meshlb node demote`, or use --force",
     ),
     Fault(
         r"Swarm is encrypted and needs to be unlocked",
-        "this manager is locked: unlock it with `docker swarm unlock`",
+        "this manager is locked: unlock it with `meshlb unlock`",
     ),
     Fault(
         r"does not have a leader|context deadline exceeded",
@@ -120,6 +125,25 @@ _FAULTS = (
         "--endpoint-mode dnsrr cannot be used with ports published in ingress mode: "
         "leave it out, or publish with mode=host",
     ),
+    Fault(r"invalid key|Swarm could not be unlocked", "this is not the key that unlocks this manager"),
+    Fault(r"swarm is not locked", "this manager is not locked"),
+    Fault(
+        r"node (\S+) is not down and can't be removed",
+        "node {0} is not down: have it leave with `meshlb leave` first, or use --force",
+    ),
+    Fault(
+        r"node (\S+) is a cluster manager and is a member of the raft cluster",
+        "node {0} is a manager: demote it first with `meshlb node demote {0}`",
+    ),
+    Fault(
+        r"attempting to demote the last manager",
+        "this node is the swarm's last manager: promote another one first with `meshlb node promote`",
+    ),
+    Fault(
+        r"raft: member cannot be removed, because removing it may result in loss of quorum",
+        "the managers would lose their majority: bring back those that cannot be reached first",
+    ),
+    Fault(r"node (\S+) not found", "no such node: {0} (`meshlb node ls` lists them)"),
     Fault(r"update out of sequence", "the service was changed by someone else at the same moment: try again"),
 )
 _COMPILED = tuple((re.compile(pattern), sentence) for pattern, sentence in _FAULTS)

@@ -43,7 +43,7 @@ def pin(api: APIClient, template: dict[str, Any], timeout: float = REGISTRY_TIME
         return ""
     try:
         found = request(
-            api, "GET", f"/distribution/{image}/json", headers=_credentials(api, image), timeout=timeout
+            api, "GET", f"/distribution/{image}/json", headers=credentials(api, image), timeout=timeout
         )
         template["ContainerSpec"]["Image"] = f"{image}@{found['Descriptor']['digest']}"
     except (APIError, DockerException, RequestException, KeyError, TypeError):
@@ -60,7 +60,8 @@ def _platform(found: dict[str, str]) -> dict[str, str]:
     return {"Architecture": "" if architecture == "arm" else architecture, "OS": found.get("os", "")}
 
 
-def _credentials(api: APIClient, image: str) -> dict[str, str]:
+def credentials(api: APIClient, image: str) -> dict[str, str]:
+    """The header that lets the engine into the image's registry; empty where docker knows no login to it."""
     registry, _ = auth.resolve_repository_name(image)
     header = auth.get_config_header(api, registry)
-    return {"X-Registry-Auth": str(header)} if header else {}
+    return {"X-Registry-Auth": header.decode()} if header else {}

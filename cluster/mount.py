@@ -64,7 +64,10 @@ def _set_volume(made: dict[str, Any], key: str, value: str, text: str) -> None:
     elif key == "volume-opt":
         options.setdefault("DriverConfig", {}).setdefault("Options", {}).update([pair(value, "option")])
     else:
-        raise ConfigError(f'"{key}" in "{text}" is not a key of a mount')
+        raise ConfigError(
+            f'"{key}" in "{text}" is not a key of a mount: '
+            "write for example type=volume,source=data,target=/data"
+        )
 
 
 def _flag(value: str, text: str) -> bool:

@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
 
 import docker.errors
 from docker import utils
 
 from meshlb.cluster import node
-from meshlb.cluster.client import APIClient, translating, verb
+from meshlb.cluster.client import APIClient, request, translating, verb
 from meshlb.cluster.convergence import Frame, Watch
-from meshlb.cluster.image import pin, tagged
+from meshlb.cluster.image import credentials, pin
 from meshlb.cluster.listing import ServiceRow, TaskRow, service_row, task_rows
 from meshlb.cluster.order import natural
-from meshlb.cluster.spec import Changes, Edit, Json, changed, created
-from meshlb.errors import ConfigError
+from meshlb.cluster.resolve import resolved
+from meshlb.cluster.spec import Changes, Json, changed, created
+from meshlb.errors import EngineError
 
 Filters = dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How a specification is sent: whether the image's digest is looked up, and our login sent along."""
+
+    resolve_image: bool = True
+    registry_auth: bool = False
+
 
 POLL = 0.2  # seconds between two looks at a service that is on its way
 _TRIES = 3  # of an update that somebody else's update came in between
@@ -30,38 +39,43 @@ _TRIES = 3  # of an update that somebody else's update came in between
 
 @verb
 def create(
-    api: APIClient, name: str, mode: str, changes: Changes, *, resolve: bool = True
+    api: APIClient, name: str, mode: str, changes: Changes, sending: Sending = Sending()
 ) -> tuple[str, tuple[str, ...]]:
     """Creates a service; its id, and docker's warnings."""
-    changes = replace(changes, values=_tagged(changes))
-    spec = created(name, mode, changes)
-    warnings = _pin(api, spec["TaskTemplate"]) if resolve else ()
-    made = api.create_service(
-        spec["TaskTemplate"],
-        name=spec.get("Name"),
-        labels=spec["Labels"],
-        mode=spec["Mode"],
-        update_config=spec.get("UpdateConfig"),
-        rollback_config=spec.get("RollbackConfig"),
-        endpoint_spec=spec.get("EndpointSpec"),
-    )
+    spec = created(name, mode, resolved(api, changes))
+    warnings = _pin(api, spec["TaskTemplate"]) if sending.resolve_image else ()
+    headers = _credentials(api, spec) if sending.registry_auth else None
+    made = request(api, "POST", "/services/create", body=spec, headers=headers)
     return str(made["ID"]), warnings + _warnings(made)
 
 
 @verb
-def update(api: APIClient, name: str, changes: Changes, *, resolve: bool = True) -> tuple[str, ...]:
+def update(api: APIClient, name: str, changes: Changes, sending: Sending = Sending()) -> tuple[str, ...]:
     """Changes a service; docker's warnings."""
-    changes = replace(changes, values=_tagged(changes), networks=_network_ids(api, changes.networks))
+    changes = resolved(api, changes)
     for attempt in range(_TRIES):
         service = api.inspect_service(name)
         spec = changed(service["Spec"], changes)
-        warnings = _pin(api, spec["TaskTemplate"]) if resolve and "image" in changes.values else ()
+        new_image = sending.resolve_image and "image" in changes.values
+        warnings = _pin(api, spec["TaskTemplate"]) if new_image else ()
         try:
-            return warnings + _warnings(_send(api, service, spec))
+            return warnings + _warnings(_send(api, service, spec, sending))
         except docker.errors.APIError as error:
             if "update out of sequence" not in str(error.explanation) or attempt == _TRIES - 1:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+@verb
+def rollback(api: APIClient, name: str) -> tuple[str, ...]:
+    """Gives a service its previous specification again; docker's warnings."""
+    service = api.inspect_service(name)
+    if not service.get("PreviousSpec"):
+        raise EngineError(
+            f"service {name} has no previous specification to go back to: nothing was updated since it was "
+            "created"
+        )
+    return _warnings(_send(api, service, service["Spec"], Sending(), rollback="previous"))
 
 
 def scale(api: APIClient, name: str, replicas: int) -> tuple[str, ...]:
@@ -79,6 +93,12 @@ def rm(api: APIClient, name: str) -> None:
 def inspect(api: APIClient, name: str) -> Json:
     """A service, as the engine's JSON has it, with Swarm's defaults where nothing else was asked."""
     return dict(api.inspect_service(name, insert_defaults=True))
+
+
+@verb
+def network_names(api: APIClient) -> dict[str, str]:
+    """The names of the swarm's networks by their ids."""
+    return {network["Id"]: network["Name"] for network in api.networks(filters={"scope": "swarm"})}
 
 
 @verb
@@ -146,15 +166,6 @@ def _active_nodes(api: APIClient) -> set[str]:
     return {found["ID"] for found in api.nodes() if found["Status"]["State"] != "down"}
 
 
-def _tagged(changes: Changes) -> dict[str, Any]:
-    values = dict(changes.values)
-    if "image" in values:
-        if not values["image"] or any(mark.isspace() for mark in values["image"]):
-            raise ConfigError(f'"{values["image"]}" is not the name of an image')
-        values["image"] = tagged(values["image"])
-    return values
-
-
 def _pin(api: APIClient, template: Json) -> tuple[str, ...]:
     warning = pin(api, template)
     return (warning,) if warning else ()
@@ -164,29 +175,19 @@ def _warnings(answer: Json | None) -> tuple[str, ...]:
     return tuple(str(warning) for warning in (answer or {}).get("Warnings") or ())
 
 
-def _send(api: APIClient, service: Json, spec: Json) -> Json:
-    return dict(
-        api.update_service(
-            service["ID"],
-            service["Version"]["Index"],
-            task_template=spec["TaskTemplate"],
-            name=spec["Name"],
-            labels=spec.get("Labels") or {},
-            mode=spec["Mode"],
-            update_config=spec.get("UpdateConfig"),
-            rollback_config=spec.get("RollbackConfig"),
-            endpoint_spec=spec.get("EndpointSpec"),
-        )
-        or {}
-    )
+def _send(api: APIClient, service: Json, spec: Json, sending: Sending, **query: str) -> Json:
+    query |= {"version": str(service["Version"]["Index"])}
+    headers = None
+    if sending.registry_auth:
+        headers = _credentials(api, spec)
+    elif not query.get("rollback"):
+        query["registryAuthFrom"] = "spec"
+    path = f"/services/{service['ID']}/update"
+    return dict(request(api, "POST", path, body=spec, query=query, headers=headers) or {})
 
 
-def _network_ids(api: APIClient, edit: Edit) -> Edit:
-    """The networks by id, as a service that exists already names them."""
-    if edit == Edit():
-        return edit
-    add = tuple({**network, "Target": api.inspect_network(network["Target"])["Id"]} for network in edit.add)
-    return Edit(add, tuple(api.inspect_network(name)["Id"] for name in edit.remove))
+def _credentials(api: APIClient, spec: Json) -> dict[str, str]:
+    return credentials(api, spec["TaskTemplate"]["ContainerSpec"]["Image"])
 
 
 def _counted(api: APIClient, services: list[Json]) -> list[ServiceRow]:

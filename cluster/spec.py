@@ -1,18 +1,19 @@
 """A service's specification, as the engine's JSON, from docker's flags (pure).
 
-To create is to change an empty specification: both verbs share one table of what each flag sets.
+To create is to change an empty specification: both verbs share one table of what each flag sets. What is
+sent is what docker's own client sends, field by field.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from meshlb.cluster.publish import PublishedPort
-from meshlb.cluster.units import pair
+from meshlb.cluster import capability
+from meshlb.cluster.lists import LISTS, Edit, edit
 from meshlb.errors import ConfigError
 
 Json = dict[str, Any]
@@ -65,7 +66,6 @@ PATHS: dict[str, str] = {
     "rollback-order": "RollbackConfig.Order",
     "rollback-parallelism": "RollbackConfig.Parallelism",
     "endpoint-mode": "EndpointSpec.Mode",
-    "log-driver": "TaskTemplate.LogDriver.Name",
 }
 
 # Swarm's own defaults. A group that is sent at all is sent whole: a parallelism left out would mean
@@ -84,62 +84,62 @@ _DEFAULTS: dict[str, Json] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """What to add to a list of the specification and what to take away; taking away comes first."""
-
-    add: tuple[Any, ...] = ()
-    remove: tuple[Any, ...] = ()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What the flags ask for. `values` are the given flags of PATHS; None and empty leave things alone."""
+    """What the flags ask for: `values` are the given flags of PATHS, `lists` those of lists.LISTS.
+
+    None and empty leave things alone. `log_driver` replaces a driver with all its options.
+    """
 
     values: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    lists: Mapping[str, Edit] = field(default_factory=lambda: MappingProxyType({}))
     replicas: int | None = None
+    max_concurrent: int | None = None
     force: bool = False
-    env: Edit = Edit()
-    labels: Edit = Edit()
-    container_labels: Edit = Edit()
-    constraints: Edit = Edit()
-    ports: Edit = Edit()
-    networks: Edit = Edit()
-    mounts: Edit = Edit()
+    no_healthcheck: bool = False
+    log_driver: Json | None = None
+    capabilities: capability.Change = capability.NOTHING
 
 
 def created(name: str, mode: str, changes: Changes) -> Json:
     """The specification of a new service."""
     if mode not in MODES:
         raise ConfigError(f'--mode "{mode}" is not one of {", ".join(MODES)}')
-    spec: Json = {"Labels": {}, "TaskTemplate": {"ContainerSpec": {}}, "Mode": {MODES[mode]: {}}}
+    container = {"Init": False, "DNSConfig": {}}
+    resources: Json = {"Limits": {}, "Reservations": {}}
+    spec: Json = {
+        "Labels": {},
+        "TaskTemplate": {
+            "ContainerSpec": container,
+            "Resources": resources,
+            "Placement": {},
+            "ForceUpdate": 0,
+        },
+        "Mode": {MODES[mode]: {}},
+        "EndpointSpec": {"Mode": "vip"},
+    }
     if name:
         spec["Name"] = name
-    if mode == "replicated":
-        spec["Mode"]["Replicated"]["Replicas"] = 1
     return changed(spec, changes)
 
 
 def changed(spec: Json, changes: Changes) -> Json:
     """A copy of `spec` with the changes made."""
     spec = copy.deepcopy(spec)
+    _check(spec["Mode"], changes)
     for name, value in changes.values.items():
         _set(spec, PATHS[name], value)
-    if changes.replicas is not None:
-        _set_replicas(spec["Mode"], changes.replicas)
+    _set_tasks(spec["Mode"], changes)
     template = spec["TaskTemplate"]
-    container = template["ContainerSpec"]
+    if changes.no_healthcheck:
+        template["ContainerSpec"]["Healthcheck"] = {"Test": ["NONE"]}
+    if changes.log_driver is not None:
+        template["LogDriver"] = changes.log_driver
     if changes.force:
         template["ForceUpdate"] = template.get("ForceUpdate", 0) + 1
-    _edit_map(spec, "Labels", changes.labels)
-    _edit_map(container, "Labels", changes.container_labels)
-    _edit_list(container, "Env", changes.env, _env_key)
-    _edit_list(container, "Mounts", changes.mounts, lambda mount: mount["Target"])
-    _edit_list(template, "Networks", changes.networks, lambda network: network["Target"])
-    if changes.constraints != Edit():
-        _edit_list(template.setdefault("Placement", {}), "Constraints", changes.constraints, str)
-    if changes.ports != Edit():
-        _edit_ports(spec.setdefault("EndpointSpec", {}), changes.ports)
+    capability.change(template["ContainerSpec"], changes.capabilities)
+    for name, wanted in changes.lists.items():
+        edit(spec, LISTS[name], wanted)
     return spec
 
 
@@ -153,53 +153,29 @@ def _set(spec: Json, path: str, value: Any) -> None:
     place[last] = value
 
 
-def _set_replicas(mode: Json, replicas: int) -> None:
-    if "Replicated" in mode:
-        mode["Replicated"]["Replicas"] = replicas
-    elif "ReplicatedJob" in mode:
-        mode["ReplicatedJob"] |= {"TotalCompletions": replicas, "MaxConcurrent": replicas}
-    else:
+def _check(mode: Json, changes: Changes) -> None:
+    """What the engine would take and not do, or refuse in words that name no flag."""
+    given = changes.values
+    if changes.no_healthcheck and any(name.startswith("health-") for name in given):
+        raise ConfigError("--no-healthcheck cannot be combined with other --health-… flags")
+    if "Job" in "".join(mode) and any(name.startswith(("update-", "rollback-")) for name in given):
+        raise ConfigError("--update-… and --rollback-… are not for jobs: a job runs once, it is not updated")
+
+
+def _set_tasks(mode: Json, changes: Changes) -> None:
+    if changes.max_concurrent is not None and "ReplicatedJob" not in mode:
+        raise ConfigError("--max-concurrent is for replicated jobs alone (--mode replicated-job)")
+    if changes.replicas is not None and "Global" in "".join(mode):
         raise ConfigError("the number of replicas can only be set for a replicated service, not a global one")
+    if changes.replicas is not None and "Replicated" in mode:
+        mode["Replicated"]["Replicas"] = changes.replicas
+    if "ReplicatedJob" in mode:
+        _set_job(mode["ReplicatedJob"], changes)
 
 
-def _edit_map(place: Json, key: str, edit: Edit) -> None:
-    if edit == Edit():
-        return
-    kept = {name: value for name, value in (place.get(key) or {}).items() if name not in edit.remove}
-    place[key] = kept | dict(pair(text, "label") for text in edit.add)
-
-
-def _edit_list(place: Json, key: str, edit: Edit, identity: Any) -> None:
-    """Takes away by identity, and adds in place of what has the same identity."""
-    if edit == Edit():
-        return
-    items = {identity(item): item for item in place.get(key) or () if identity(item) not in edit.remove}
-    items |= {identity(item): item for item in edit.add}
-    place[key] = list(items.values())
-
-
-def _env_key(text: str) -> str:
-    return text.partition("=")[0]
-
-
-def _edit_ports(endpoint: Json, edit: Edit) -> None:
-    kept = [port for port in endpoint.get("Ports") or () if not _removed(port, edit.remove)]
-    added: Iterable[PublishedPort] = edit.add
-    for port in dict.fromkeys(added):
-        clash = [old for old in kept if _clash(old, port)]
-        if clash and clash[0]["TargetPort"] != port.target:
-            raise ConfigError(
-                f"port {port.published}/{port.protocol} is published twice, to {clash[0]['TargetPort']} "
-                f"and to {port.target}: each published port leads to one target"
-            )
-        kept = [old for old in kept if old not in clash] + [port.spec()]
-    endpoint["Ports"] = kept
-
-
-def _removed(port: Json, targets: tuple[tuple[int, str], ...]) -> bool:
-    return (port["TargetPort"], port.get("Protocol", "tcp")) in targets
-
-
-def _clash(old: Json, port: PublishedPort) -> bool:
-    same = (old.get("PublishedPort", 0), old.get("Protocol", "tcp")) == (port.published, port.protocol)
-    return same and port.published != 0
+def _set_job(job: Json, changes: Changes) -> None:
+    if changes.replicas is not None:
+        job["TotalCompletions"] = changes.replicas
+        job.setdefault("MaxConcurrent", changes.replicas)
+    if changes.max_concurrent is not None:
+        job["MaxConcurrent"] = changes.max_concurrent

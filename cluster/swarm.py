@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from meshlb.cluster.client import APIClient, request, verb
+from meshlb.cluster.swarm_spec import changed
 from meshlb.errors import ConfigError, EngineError
 
 PORT = 2377
 ROLES = ("worker", "manager")
+
+
+def with_port(text: str) -> str:
+    """An address or interface to listen on, with Swarm's port where it has none (pure)."""
+    if not text or text.startswith(":") or text.count(" "):
+        raise ConfigError(f'"{text}" is not ADDRESS or INTERFACE, with a :PORT or without')
+    bare = text.count(":") != 1 and not re.search(r"\]:\d+$", text)
+    return f"{text}:{PORT}" if bare else text
+
+
+def pool(text: str) -> str:
+    """A network from which those of services are cut (pure)."""
+    try:
+        return str(ipaddress.IPv4Network(text))
+    except ValueError as error:
+        why = f" ({error})" if "host bits" in str(error) else ""
+        raise ConfigError(f'"{text}" is not an IPv4 network such as 10.20.0.0/16{why}') from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +44,7 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitOptions:
-    """The flags of `init`; empty leaves a choice to the engine."""
+    """The flags of `init`; empty leaves a choice to the engine. `values` are those of swarm_spec.PATHS."""
 
     advertise_addr: str = ""
     listen_addr: str = f"0.0.0.0:{PORT}"
@@ -30,8 +52,9 @@ class InitOptions:
     data_path_port: int | None = None
     default_addr_pool: tuple[str, ...] = ()
     default_addr_pool_mask_length: int = 24
-    autolock: bool = False
+    availability: str = "active"
     force_new_cluster: bool = False
+    values: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +69,64 @@ class Initialized:
 @verb
 def init(api: APIClient, options: InitOptions) -> Initialized:
     """Makes this node the first manager of a new swarm."""
-    spec = api.create_swarm_spec(autolock_managers=True) if options.autolock else None
-    node = api.init_swarm(
-        advertise_addr=options.advertise_addr,
-        listen_addr=options.listen_addr,
-        force_new_cluster=options.force_new_cluster,
-        swarm_spec=spec,
-        default_addr_pool=list(options.default_addr_pool) or None,
-        subnet_size=options.default_addr_pool_mask_length if options.default_addr_pool else None,
-        data_path_addr=options.data_path_addr or None,
-        data_path_port=options.data_path_port,
-    )
-    key = str(api.get_unlock_key().get("UnlockKey", "")) if options.autolock else ""
-    return Initialized(str(node), invitation(api, "worker"), key)
+    autolock = bool(options.values.get("autolock"))
+    body = {
+        "AdvertiseAddr": options.advertise_addr,
+        "ListenAddr": options.listen_addr,
+        "DataPathAddr": options.data_path_addr,
+        "DataPathPort": options.data_path_port or 0,
+        "DefaultAddrPool": list(options.default_addr_pool),
+        "SubnetSize": options.default_addr_pool_mask_length,
+        "ForceNewCluster": options.force_new_cluster,
+        "Availability": options.availability,
+        "AutoLockManagers": autolock,
+        "Spec": changed({}, options.values),
+    }
+    node = request(api, "POST", "/swarm/init", body=body, timeout=60)
+    return Initialized(str(node), invitation(api, "worker"), unlock_key(api) if autolock else "")
+
+
+@verb
+def unlock_key(api: APIClient) -> str:
+    """The key that managers ask for when they start; empty when they do not lock themselves."""
+    return str(request(api, "GET", "/swarm/unlockkey").get("UnlockKey") or "")
+
+
+@verb
+def unlock(api: APIClient, key: str) -> None:
+    """Lets this manager, which has started locked, read its data."""
+    request(api, "POST", "/swarm/unlock", body={"UnlockKey": key})
+
+
+@verb
+def locked(api: APIClient) -> bool:
+    """Whether this node waits for its key; EngineError when it is in no swarm."""
+    state = _swarm(api).get("LocalNodeState")
+    if state == "inactive":
+        raise EngineError("this node is not part of a swarm")
+    return bool(state == "locked")
+
+
+@verb
+def inspect(api: APIClient) -> dict[str, Any]:
+    """The swarm, as the engine's JSON has it."""
+    return dict(request(api, "GET", "/swarm"))
+
+
+@verb
+def update(api: APIClient, /, values: Mapping[str, Any], **rotate: bool) -> None:
+    """Changes the swarm's specification; `rotate` are `worker`, `manager` and `key`, which are made anew."""
+    swarm = inspect(api)
+    root = str((swarm.get("TLSInfo") or {}).get("TrustRoot", ""))
+    names = {"worker": "rotateWorkerToken", "manager": "rotateManagerToken", "key": "rotateManagerUnlockKey"}
+    query = {names[what]: "true" for what, wanted in rotate.items() if wanted}
+    query["version"] = str(swarm["Version"]["Index"])
+    request(api, "POST", "/swarm/update", body=changed(swarm["Spec"], values, root), query=query)
+
+
+def autolocked(api: APIClient) -> bool:
+    """Whether managers lock themselves."""
+    return bool((inspect(api)["Spec"].get("EncryptionConfig") or {}).get("AutoLockManagers"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +173,11 @@ def invitation(api: APIClient, role: str) -> Invitation:
     return Invitation(token, _own_address(_swarm(api)))
 
 
-@verb
 def rotate(api: APIClient, role: str) -> None:
     """Makes the role's old token void: it lets nobody in from now on; nodes that joined with it stay."""
     if role not in ROLES:
         raise ConfigError(f'"{role}" is not a role: it is one of {" or ".join(ROLES)}')
-    swarm = api.inspect_swarm()
-    rotated = {f"rotate{role.capitalize()}Token": "true", "version": str(swarm["Version"]["Index"])}
-    request(api, "POST", "/swarm/update", body=swarm["Spec"], query=rotated)
+    update(api, {}, **{role: True})
 
 
 def _swarm(api: APIClient) -> dict[str, Any]:

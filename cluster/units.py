@@ -42,6 +42,13 @@ def size(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number from 0."""
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        raise ConfigError(f'"{text}" is not a whole number such as 3')
+    return int(text)
+
+
 def nanocpus(text: str) -> int:
     """Billionths of a CPU from a decimal number of CPUs, such as `0.5`."""
     try:

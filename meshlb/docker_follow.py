@@ -20,6 +20,7 @@ from urllib.parse import quote
 from meshlb import docker_events, docker_view
 from meshlb.docker_api import AnswerError, Connection, Engine, parse
 from meshlb.docker_events import Event, Marks
+from meshlb.docker_missing import Missing
 from meshlb.docker_view import Lists, Membership, Ports, View
 from meshlb.errors import EngineError
 from meshlb.model import Desired, Snapshot, Standing
@@ -94,7 +95,11 @@ class Session:
         self._network = ""
         self._fingerprint: tuple[object, ...] = ()
         self._hosts: Mapping[str, str] = {}
-        self._fresh = self._steady = View()  # as the engine last gave it; the same with its ports kept
+        self._fresh = View()  # as the engine last gave it
+        self._shown = self._steady = (
+            View()
+        )  # the same with the tasks that it misses; with its ports kept as well
+        self._missing = Missing()
         self._earlier: View | None = None  # what was known before this session, until gossip has caught up
         self._catch_up_until = 0.0
         self._lists_due = self._lists_asked = 0.0
@@ -193,8 +198,8 @@ class Session:
         fingerprint = docker_view.fingerprint(body)
         if fingerprint != self._fingerprint:
             self._fresh = self._checked(docker_view.parse_view(parse(body, "the ingress network")))
-            self._hosts = docker_view.hosts(self._fresh)
             changed = True
+        changed |= self._look_for_missing(now)
         changed |= self._ask_lists(now) | self._ask_tasks(now) | self._take_advice()
         self._take_standing(now)
         changed |= self._remember_ports(now)
@@ -259,7 +264,7 @@ class Session:
         except AnswerError as error:
             return self._without_lists(error)
         self.lists_problem = ""
-        carried = docker_view.carry_lists(lists, new, self._fresh)
+        carried = docker_view.carry_lists(lists, new, self._shown)
         self._known.lists = replace(carried, stopping=lists.stopping if lists else frozenset())
         return self._known.lists != lists
 
@@ -294,7 +299,7 @@ class Session:
         if membership is None:
             return
         desired = docker_view.to_desired(lists) if lists else None
-        peers = tuple(node.address for node in self._fresh.peers)
+        peers = tuple(node.address for node in self._shown.peers)
         states = dict(self._marks.states())
         standing = Standing(
             membership.root,
@@ -309,12 +314,20 @@ class Session:
             self._standing = standing
             self._stand(standing)
 
+    def _look_for_missing(self, now: float) -> bool:
+        """Whether what gossip has ceased to show is something else now."""
+        before, self._shown = self._shown, self._missing.remember(self._fresh, self._own_address, now)
+        if self._shown == before:
+            return False
+        self._hosts = docker_view.hosts(self._shown)
+        return True
+
     def _remember_ports(self, now: float) -> bool:
         """Where no manager tells the ports, keep those that gossip shows now and then."""
         if self._lists is not None:
-            self._steady = self._fresh
+            self._steady = self._shown
             return False
-        before, self._steady = self._steady, self._ports.remember(self._fresh, now)
+        before, self._steady = self._steady, self._ports.remember(self._shown, now)
         return self._steady != before
 
     @property

@@ -1,4 +1,4 @@
-"""The agent's HTTP server: /healthz says whether this node works, /status says how."""
+"""The agent's HTTP server: /healthz says whether this node works, /status how, /counts how much."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from typing import Any, cast
 from aiohttp import web
 
 import meshlb
+from meshlb.counts import Statistics
 from meshlb.http_socket import BACKLOG, listening, url_of
 from meshlb.model import Status
-from meshlb.report import health, health_document, status_document
+from meshlb.report import counts_document, health, health_document, status_document
 
 MAX_CONNECTIONS = 64
 LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
 
 AskStatus = Callable[[], Awaitable[Status]]
+AskStatistics = Callable[[], Awaitable[Statistics]]
 
 
 @asynccontextmanager
 async def serve(
-    address: str, status: AskStatus, sockets: Sequence[socket.socket] | None = None
+    address: str,
+    status: AskStatus,
+    sockets: Sequence[socket.socket] | None = None,
+    statistics: AskStatistics | None = None,
 ) -> AsyncIterator[str]:
     """Answer at `address` while the block runs. Gives the URL, or an empty text when `address` is empty.
 
@@ -35,7 +40,7 @@ async def serve(
         return
     mine = await listening(address) if sockets is None else [each.dup() for each in sockets]
     runner = web.AppRunner(
-        application(status),
+        application(status, statistics),
         access_log=None,
         handle_signals=False,
         max_line_size=2048,
@@ -59,11 +64,11 @@ async def serve(
         await runner.cleanup()
 
 
-def application(status: AskStatus) -> web.Application:
+def application(status: AskStatus, statistics: AskStatistics | None = None) -> web.Application:
     """The pages. Whoever adds one adds a route here."""
 
     async def index(_request: web.Request) -> web.Response:
-        return web.Response(text=f"meshlb-agent {meshlb.__version__}: see /status and /healthz\n")
+        return web.Response(text=f"meshlb-agent {meshlb.__version__}: see /status, /counts and /healthz\n")
 
     async def healthz(_request: web.Request) -> web.Response:
         now = await status()
@@ -72,9 +77,15 @@ def application(status: AskStatus) -> web.Application:
     async def status_page(_request: web.Request) -> web.Response:
         return _json(status_document(await status()))
 
+    async def counts_page(_request: web.Request) -> web.Response:
+        if statistics is None:
+            raise web.HTTPNotFound
+        return _json(counts_document(await statistics()))
+
     app = web.Application(client_max_size=1024)
     app.on_response_prepare.append(_prepare)
     app.add_routes([web.get("/", index), web.get("/healthz", healthz), web.get("/status", status_page)])
+    app.add_routes([web.get("/counts", counts_page)])
     return app
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from meshlb.counts import Statistics
 from meshlb.model import Port, PortState, PortStatus, Service, Status, Task
+
+_HISTOGRAMS = ("connect", "first_byte", "duration")
 
 
 def health(status: Status) -> tuple[bool, str]:
@@ -46,6 +49,30 @@ def status_document(status: Status) -> dict[str, Any]:
         "counters": asdict(status.counters) | {"open": status.counters.open},
         "problems": _problems(status),
     }
+
+
+def counts_document(statistics: Statistics) -> dict[str, Any]:
+    """The body of /counts: what was counted since the start, without the histograms."""
+    return {
+        "ports": [
+            {"port": str(port), "open": counts.accepted - counts.closed} | _plain(asdict(counts))
+            for port, counts in statistics.of_ports()
+        ],
+        "backends": [
+            {
+                "port": str(port),
+                "address": backend.address,
+                "backend_port": backend.port,
+                "task": backend.task,
+            }
+            | _plain(asdict(counts))
+            for port, backend, counts in statistics.of_backends()
+        ],
+    }
+
+
+def _plain(counts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in counts.items() if name not in _HISTOGRAMS}
 
 
 def _source(status: Status) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Protocol, Self, TypeVar
 
 import meshlb
 from meshlb import changes
+from meshlb.counts import Statistics
 from meshlb.errors import MeshError
 from meshlb.inherited import Named
 from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
@@ -45,6 +46,9 @@ class Plane(Protocol):
 
     def counters(self) -> Counters:
         """Connections and bytes since the start."""
+
+    def statistics(self) -> Statistics:
+        """What has been counted of every port that is served, and of its backends."""
 
     def kept(self) -> tuple[Named, ...]:
         """The listening sockets, for the agent that takes over."""
@@ -181,6 +185,11 @@ class Serving:
             problems=self.problems,
             draining=self.draining,
         )
+
+    async def statistics(self) -> Statistics:
+        """What has been counted of each port and backend. TimeoutError when the plane is busy for long."""
+        async with asyncio.timeout(5):
+            return await self._call(self._plane.statistics)
 
     async def counters(self) -> Counters:
         """The plane's counters; the last ones known when it cannot give them within a second."""

@@ -14,13 +14,22 @@ VERBS = {
         "join-token": ("meshlb.cli.swarm", "join_token", "Show the command that lets another node join"),
         "leave": ("meshlb.cli.swarm", "leave", "Leave the swarm"),
         "info": ("meshlb.cli.swarm", "info", "Show what this node is, and its place in the swarm"),
-        "node": ("meshlb.cli.node", "node", "List the swarm's nodes"),
-    },
-    "Services": {
+        "inspect": ("meshlb.cli.swarm_manage", "inspect", "Show the swarm in detail"),
+        "update": ("meshlb.cli.swarm_manage", "update", "Change the swarm"),
+        "ca": ("meshlb.cli.swarm_manage", "ca", "Show or replace the swarm's root certificate"),
+        "unlock": ("meshlb.cli.swarm_manage", "unlock", "Unlock this manager"),
+        "unlock-key": ("meshlb.cli.swarm_manage", "unlock_key", "Show the key that unlocks managers"),
+        "node": ("meshlb.cli.node", "node", "List, change, promote, demote and remove nodes"),
         "service": ("meshlb.cli.service", "service", "Create, list, scale, change and remove services"),
     },
-    "Try it out": {
-        "lab": ("meshlb.cli.lab", "lab", "Run a swarm of several nodes on this machine"),
+    "On this node": {
+        "ps": ("meshlb.cli.mesh", "ps", "Show which ports are served, with their backends"),
+        "top": ("meshlb.cli.top", "top", "Watch the same live"),
+        "why": ("meshlb.cli.why", "why", "Walk the way of a connection, and say where it ends"),
+        "doctor": ("meshlb.cli.doctor", "doctor", "Look at what this node needs, and what it lacks"),
+        "agent": ("meshlb.cli.agent", "agent", "Show, reload, upgrade, install the agent"),
+        "lab": ("meshlb.cli.lab", "lab", "Run a swarm of several nodes on this machine, to try things on"),
+        "completion": ("meshlb.cli.completion", "completion", "Have a shell complete this command's words"),
     },
 }
 
@@ -31,16 +40,13 @@ VERBS = {
 @click.version_option(__version__, "-v", "--version", message="meshlb version %(version)s")
 @click.pass_context
 def main(ctx: click.Context, host: str, context: str) -> None:
-    """The routing mesh and load balancer for Docker Swarm.
-
-    It works on the swarm that you have, or begins one: what `meshlb` does, `docker` shows, and the other way
-    round. The agent, `meshlb-agent`, runs on every node and serves the published ports.
+    """The routing mesh and load balancer for Docker Swarm: works on the one that you have, or begins one.
+    What `meshlb` does, `docker` shows. Its agent runs on every node and serves the published ports.
 
     \b
     A first walk:
       meshlb init                        on the first node
       meshlb join --token … HOST:2377    on the others: init prints the line
       meshlb service create --name whoami -p 80:8000 IMAGE
-      meshlb service scale whoami=5
     """
     ctx.obj = Connection(host, context)

@@ -1,19 +1,17 @@
-"""Lists as docker prints them: aligned columns, `--format json`, and simple templates (pure)."""
+"""Lists as docker prints them: aligned columns, `--format json`, and templates (pure)."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from meshlb.cli.template import Template
 from meshlb.errors import ConfigError
 
 # The figures of docker's text/tabwriter.
 NARROWEST, GAP = 10, 3
-
-_FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
-_OBJECT = re.compile(r"\{\{\s*json \.\s*\}\}")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -26,42 +24,40 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def render(headers: Mapping[str, str], rows: Iterable[Mapping[str, Any]], layout: str = "") -> str:
+def render(
+    headers: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]],
+    layout: str = "",
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The rows in a `--format`: empty for the table of `headers`, `json`, `table {{.ID}}\\t…` or `{{.ID}} …`.
 
-    `headers` are the titles by the names that templates use.
+    `headers` are the titles by the names that templates use; `more` those of columns that only they show.
     """
-    layout = layout.replace(r"\t", "\t").replace(r"\n", "\n")
-    if layout in ("json", "") or _OBJECT.fullmatch(layout):
-        return _everything(headers, rows, as_json=layout != "")
+    if layout in ("json", "{{json .}}"):
+        return "".join(f"{_json(row)}\n" for row in rows)
+    if layout in ("", "table"):
+        return table([list(headers.values()), *([row[name] for name in headers] for row in rows)])
     tabular = layout.startswith("table")
+    text = layout.removeprefix("table").strip(" ") if tabular else layout
+    template = Template(text)
+    known = {**headers, **more}
+    _check(template, known)
+    lines = [template.fill(row) for row in rows]
     if tabular:
-        layout = layout.removeprefix("table").strip(" ") or "\t".join(f"{{{{.{name}}}}}" for name in headers)
-    _check(layout, headers)
-    lines = [_fill(layout, row) for row in rows]
-    if tabular:
-        return table([line.split("\t") for line in (_fill(layout, headers), *lines)])
+        title = Template(text, titles=True).fill(known)
+        return table([line.split("\t") for line in (title, *lines)])
     return "".join(f"{line}\n" for line in lines)
 
 
-def _everything(headers: Mapping[str, str], rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> str:
-    if as_json:
-        return "".join(
-            json.dumps(dict(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
-            for row in rows
-        )
-    return table([list(headers.values()), *([row[name] for name in headers] for row in rows)])
+def _json(row: Mapping[str, Any]) -> str:
+    text = json.dumps(dict(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    for mark in "<>&":  # as Go has them
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
 
 
-def _fill(layout: str, row: Mapping[str, Any]) -> str:
-    return _FIELD.sub(lambda match: str(row[match[1]]), layout)
-
-
-def _check(layout: str, headers: Mapping[str, str]) -> None:
-    unknown = [name for name in _FIELD.findall(layout) if name not in headers]
+def _check(template: Template, headers: Mapping[str, str]) -> None:
+    unknown = [name for name in template.fields() if name not in headers]
     if unknown:
         raise ConfigError(f'--format: "{unknown[0]}" is not one of {", ".join(headers)}')
-    if "{{" in _FIELD.sub("", layout):
-        raise ConfigError(
-            f'--format "{layout}": only plain fields such as {{{{.ID}}}}, `table …` and `json` are understood'
-        )

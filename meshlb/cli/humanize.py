@@ -33,3 +33,14 @@ def size(count: int) -> str:
     while value >= 1024 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     return f"{value:.4g}{_UNITS[unit]}"
+
+
+def exact_duration(nanoseconds: int) -> str:
+    """`1m30s`, `250ms`, `2160h0m0s`: the notation of Go, and of docker's flags."""
+    for unit, size_ in (("ns", 1), ("µs", 10**3), ("ms", 10**6)):
+        if nanoseconds and nanoseconds < size_ * 1000 and nanoseconds < 10**9:
+            return f"{nanoseconds / size_:g}{unit}"
+    minutes, rest = divmod(nanoseconds, 60 * 10**9)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest / 10**9:.9f}".rstrip("0").rstrip(".") + "s"
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + seconds

@@ -1,20 +1,18 @@
-"""The flags that `service create` and `service update` share, and what they ask for."""
+"""The flags of `service create` and `service update` that set one value, and what all flags ask for."""
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from meshlb.cli.parameters import Parsed
-from meshlb.cluster import mount, publish, units
-from meshlb.cluster.spec import PATHS, Edit
+from meshlb.cluster import capability, units
+from meshlb.cluster.lists import Edit
+from meshlb.cluster.spec import PATHS, Changes
 from meshlb.errors import ConfigError
-from meshlb.policy import KEYS, LABEL_PREFIX, Key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +32,7 @@ DURATION = Parsed(units.nanoseconds, "duration")
 SIZE = Parsed(units.size, "bytes")
 CPUS = Parsed(units.nanocpus, "decimal")
 COMMAND = Parsed(_command, "command")
-COUNT = click.IntRange(0)
+COUNT = Parsed(units.count, "number")
 RATIO = click.FloatRange(0, 1)
 ORDER = click.Choice(["start-first", "stop-first"])
 
@@ -44,9 +42,9 @@ _SINGLE: tuple[tuple[str, click.ParamType[Any] | None, str], ...] = (
     ("-u,--user", click.STRING, "Username or UID (format: <name|uid>[:<group|gid>])"),
     ("-w,--workdir", click.STRING, "Working directory inside the container"),
     ("--entrypoint", COMMAND, "Overwrite the default ENTRYPOINT of the image"),
-    ("--init", None, "Use an init inside each container to forward signals and reap processes"),
-    ("-t,--tty", None, "Allocate a pseudo-TTY"),
-    ("--read-only", None, "Mount the container's root filesystem as read only"),
+    ("--init/--no-init", None, "Use an init inside each container to forward signals and reap processes"),
+    ("-t,--tty/--no-tty", None, "Allocate a pseudo-TTY"),
+    ("--read-only/--no-read-only", None, "Mount the container's root filesystem as read only"),
     ("--stop-signal", click.STRING, "Signal to stop the container"),
     ("--stop-grace-period", DURATION, "Time to wait before force killing a container (default 10s)"),
     ("--limit-cpu", CPUS, "Limit CPUs"),
@@ -81,81 +79,50 @@ _SINGLE: tuple[tuple[str, click.ParamType[Any] | None, str], ...] = (
     ("--health-timeout", DURATION, "Maximum time to allow one check to run"),
     ("--health-start-period", DURATION, "Start period before counting retries towards unhealthy"),
     ("--endpoint-mode", click.Choice(["vip", "dnsrr"]), "Endpoint mode (default vip)"),
-    ("--log-driver", click.STRING, "Logging driver for the service"),
 )
-
-PORTS = Parsed(publish.parse, "port")
-MOUNT = Parsed(mount.mount, "mount")
-NETWORK = Parsed(mount.network, "network")
-
-
-def variable(text: str) -> str:
-    """A variable for the containers; a name alone takes its value from our environment, as docker does."""
-    name, equals, _ = text.partition("=")
-    if not name:
-        raise ConfigError(f'"{text}" is not NAME=value')
-    return f"{name}={os.environ[name]}" if not equals and name in os.environ else text
-
-
-VARIABLE = Parsed(variable, "list")
-
-
-def _read_variables(path: str) -> tuple[str, ...]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the file {path} cannot be read: {error}") from error
-    stripped = (line.strip() for line in lines)
-    return tuple(variable(line) for line in stripped if line and not line.startswith("#"))
-
-
-VARIABLES = Parsed(_read_variables, "file")
 
 
 def single(function: F) -> F:
-    """Adds the flags that set one value, and meshlb's own, which set labels."""
-    for name, key in reversed(KEYS.items()):
-        help_ = f"{key.meaning[0].upper()}{key.meaning[1:]}: {key.allowed} (label {LABEL_PREFIX}{name})"
-        click.option(f"--{name}", f"policy_{key.field}", type=_policy(name, key), help=help_)(function)
-    click.option("--no-healthcheck", is_flag=True, help="Disable any container-specified HEALTHCHECK")(
-        function
-    )
+    """Adds the flags that set one value, and those that make sense only together."""
     for names, kind, help_ in reversed(_SINGLE):
         settings: dict[str, Any] = {"is_flag": True, "default": None} if kind is None else {"type": kind}
         click.option(*names.split(","), help=help_, **settings)(function)
+    for option in reversed(_TOGETHER):
+        option(function)
     return function
 
 
-def _policy(name: str, key: Key) -> Parsed:
-    def label(text: str) -> str:
-        try:
-            key.parse(text)
-        except ValueError as error:
-            raise ConfigError(f'"{text}" is not {key.allowed}') from error
-        return f"{LABEL_PREFIX}{name}={text}"
+_TOGETHER = (
+    click.option("--no-healthcheck", is_flag=True, help="Disable any container-specified HEALTHCHECK"),
+    click.option("--log-driver", help="Logging driver for the service"),
+    click.option("--log-opt", multiple=True, help="Logging driver options: max-size=10m"),
+    click.option("--cap-add", multiple=True, help="Add Linux capabilities"),
+    click.option("--cap-drop", multiple=True, help="Drop Linux capabilities"),
+    click.option(
+        "--max-concurrent", type=COUNT, help="Job tasks that run at once (default: as many as --replicas)"
+    ),
+)
 
-    return Parsed(label, key.kind)
 
-
-def values(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What the flags that were given set in the service's specification."""
+def changes(flags: Mapping[str, Any], lists: Mapping[str, Edit]) -> Changes:
+    """What the flags ask for."""
     given = {name: flags.get(name.replace("-", "_")) for name in PATHS}
-    if flags["no_healthcheck"]:
-        given["health-cmd"] = ["NONE"]
-    return {name: value for name, value in given.items() if value is not None}
+    return Changes(
+        values={name: value for name, value in given.items() if value is not None},
+        lists=lists,
+        replicas=flags["replicas"],
+        max_concurrent=flags["max_concurrent"],
+        force=flags.get("force", False),
+        no_healthcheck=flags["no_healthcheck"],
+        log_driver=_log_driver(flags["log_driver"], flags["log_opt"]),
+        capabilities=capability.Change(flags["cap_add"], flags["cap_drop"]),
+    )
 
 
-def labels(flags: Mapping[str, Any], more: Sequence[str]) -> tuple[str, ...]:
-    """The labels that meshlb's own flags set, and those that are given as they are."""
-    own = (flags[f"policy_{key.field}"] for key in KEYS.values())
-    return (*more, *(label for label in own if label is not None))
-
-
-def flat(groups: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-    """One list of what a repeatable flag gave in groups."""
-    return tuple(item for group in groups for item in group)
-
-
-def edit(add: Sequence[Any] = (), remove: Sequence[Any] = ()) -> Edit:
-    """The change of a list."""
-    return Edit(tuple(add), tuple(remove))
+def _log_driver(name: str | None, options: Sequence[str]) -> dict[str, Any] | None:
+    if not name:
+        if options:
+            raise ConfigError("--log-opt needs --log-driver, which says what the options are for")
+        return None
+    read = dict(units.pair(text, "option") for text in options)
+    return {"Name": name, "Options": read} if read else {"Name": name}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshlb.errors import ConfigError
+from meshlb.errors import ConfigError, MeshError
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -56,3 +56,15 @@ filters = click.option(
 layout = click.option(
     "--format", "format_", default="", metavar="FORMAT", help="json, table TEMPLATE or TEMPLATE ({{.ID}} …)"
 )
+
+
+def each(ctx: click.Context, names: Iterable[str], do: Callable[[str], None]) -> None:
+    """Does it for each name, whatever becomes of the others, says what went wrong, and exits."""
+    failed = False
+    for name in names:
+        try:
+            do(name)
+        except MeshError as error:
+            click.echo(f"meshlb: {error}", err=True)
+            failed = True
+    ctx.exit(1 if failed else 0)

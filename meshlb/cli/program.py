@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ _NO_VERB: tuple[type[click.UsageError], ...] = tuple(
     kind for kind in (getattr(click.exceptions, "NoArgsIsHelpError", None),) if kind
 )
 
-Verbs = Mapping[str, Mapping[str, tuple[str, str, str]]]
+Table = Mapping[str, Mapping[str, tuple[str, str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,53 @@ class Connection:
         return client
 
 
+class Verb(click.Command):
+    """A verb whose switches take a value, too, as docker's do: `--detach=false`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments, with such switches as click knows them."""
+        return super().parse_args(ctx, list(self._respelled(ctx, args)))
+
+    def _respelled(self, ctx: click.Context, args: Sequence[str]) -> Iterator[str]:
+        options = {
+            name: param for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)
+        }
+        words = iter(args)
+        for word in words:
+            name, equals, value = word.partition("=")
+            option = options.get(name)
+            if word == "--" or not (word.startswith("-") or ctx.allow_interspersed_args):
+                yield from (word, *words)
+            elif isinstance(option, click.Option) and option.is_flag:
+                yield from _switch(option, name, value, ctx) if equals else (word,)
+            else:
+                yield word
+                if option is not None and not equals:
+                    yield from itertools.islice(words, 1)  # its value, whatever it looks like
+
+
+def _switch(option: click.Option, name: str, value: str, ctx: click.Context) -> Sequence[str]:
+    if value.lower() in ("1", "t", "true"):
+        return (name,)
+    if value.lower() not in ("0", "f", "false"):
+        raise click.BadParameter(f'"{value}" is not true or false', ctx, option)
+    return option.secondary_opts[:1]
+
+
+class Verbs(click.Group):
+    """A group of such verbs."""
+
+    command_class = Verb
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The verb; docker's other names for some work, too."""
+        return super().get_command(ctx, {"list": "ls", "remove": "rm"}.get(name, name))
+
+
 class Program(click.Group):
     """The top group. `verbs` are, by heading and name, the module, its command and one line of help."""
 
-    def __init__(self, *args: Any, verbs: Verbs, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, verbs: Table, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._verbs = verbs
 

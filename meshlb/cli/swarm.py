@@ -7,19 +7,32 @@ from typing import Any
 
 import click
 
+from meshlb.cli import swarm_options
 from meshlb.cli.humanize import size
-from meshlb.cli.program import INTERRUPTED, Connection
+from meshlb.cli.parameters import Parsed
+from meshlb.cli.program import INTERRUPTED, Connection, Verb
+from meshlb.cli.swarm_manage import show_key
 from meshlb.cluster import info as node_info
 from meshlb.cluster import swarm
+from meshlb.cluster.swarm_spec import PATHS
 
 ADVERTISE = "Address (or interface) at which other nodes reach this one: ADDRESS|INTERFACE[:PORT]"
 LISTEN = "Address on which a manager listens for other nodes: ADDRESS|INTERFACE[:PORT]"
 DATA_PATH = "Address (or interface) for the containers' traffic between nodes"
+LISTENING = Parsed(swarm.with_port, "address")
+SUBNET = Parsed(swarm.pool, "subnet")
+availability = click.option(
+    "--availability",
+    type=click.Choice(["active", "pause", "drain"]),
+    default="active",
+    show_default=True,
+    help="Whether the node takes tasks",
+)
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("--advertise-addr", default="", metavar="ADDRESS", help=ADVERTISE)
-@click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="ADDRESS", help=LISTEN)
+@click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, type=LISTENING, help=LISTEN)
 @click.option("--data-path-addr", default="", metavar="ADDRESS", help=DATA_PATH)
 @click.option(
     "--data-path-port",
@@ -27,21 +40,30 @@ DATA_PATH = "Address (or interface) for the containers' traffic between nodes"
     metavar="PORT",
     help="UDP port of the containers' traffic between nodes [default: 4789]",
 )
-@click.option(
-    "--default-addr-pool", multiple=True, metavar="SUBNET", help="Where new networks lie: 10.20.0.0/16"
-)
+@click.option("--default-addr-pool", multiple=True, type=SUBNET, help="Where new networks lie: 10.20.0.0/16")
 @click.option("--default-addr-pool-mask-length", type=click.IntRange(1, 29), default=24, show_default=True)
-@click.option("--autolock", is_flag=True, help="Managers need a key to start again")
+@click.option("--autolock", is_flag=True, default=None, help="Managers need a key to start again")
 @click.option("--force-new-cluster", is_flag=True, help="Begin anew from this manager's state")
+@swarm_options.specification
+@availability
 @click.pass_obj
 def init(connection: Connection, /, **options: Any) -> None:
-    """Begin a swarm, with this node as its first manager."""
-    made = swarm.init(connection.open(), swarm.InitOptions(**options))
+    """Begin a swarm, with this node as its first manager.
+
+    \b
+    Examples:
+      meshlb init
+      meshlb init --advertise-addr 192.168.1.11 --default-addr-pool 10.20.0.0/16
+    """
+    values = swarm_options.values(options)
+    own = {name: value for name, value in options.items() if name.replace("_", "-") not in PATHS}
+    made = swarm.init(connection.open(), swarm.InitOptions(**own, values=values))
     click.echo(f"Swarm initialized: current node ({made.node_id}) is now a manager.\n")
     _show_join("worker", made.worker)
     click.echo("To add a manager to this swarm, run 'meshlb join-token manager' and follow the instructions.")
     if made.unlock_key:
-        _show_key(made.unlock_key)
+        click.echo()
+        show_key(made.unlock_key)
 
 
 def _show_join(role: str, invitation: swarm.Invitation) -> None:
@@ -49,27 +71,12 @@ def _show_join(role: str, invitation: swarm.Invitation) -> None:
     click.echo(f"    meshlb join --token {invitation.token} {invitation.address}\n")
 
 
-def _show_key(key: str) -> None:
-    click.echo(
-        "\nTo unlock a swarm manager after it restarts, run the `docker swarm unlock`\n"
-        f"command and provide the following key:\n\n    {key}\n\n"
-        "Remember to store this key in a password manager, since without it you\n"
-        "will not be able to restart the manager."
-    )
-
-
-@click.command(options_metavar="[OPTIONS]")
+@click.command(cls=Verb, options_metavar="[OPTIONS]")
 @click.option("--token", required=True, help="Token that lets this node in: `meshlb join-token` prints it")
 @click.option("--advertise-addr", default="", metavar="ADDRESS", help=ADVERTISE)
-@click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="ADDRESS", help=LISTEN)
+@click.option("--listen-addr", default="0.0.0.0:2377", show_default=True, type=LISTENING, help=LISTEN)
 @click.option("--data-path-addr", default="", metavar="ADDRESS", help=DATA_PATH)
-@click.option(
-    "--availability",
-    type=click.Choice(["active", "pause", "drain"]),
-    default="active",
-    show_default=True,
-    help="Whether the node takes tasks",
-)
+@availability
 @click.argument("manager", metavar="HOST:PORT")
 @click.pass_context
 def join(ctx: click.Context, /, **options: Any) -> None:
@@ -87,7 +94,7 @@ def join(ctx: click.Context, /, **options: Any) -> None:
     click.echo(f"This node joined a swarm as a {role}.")
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("-f", "--force", is_flag=True, help="Also when this node is a manager")
 @click.pass_obj
 def leave(connection: Connection, force: bool) -> None:
@@ -96,7 +103,7 @@ def leave(connection: Connection, force: bool) -> None:
     click.echo("Node left the swarm.")
 
 
-@click.command("join-token")
+@click.command("join-token", cls=Verb)
 @click.option("--rotate", is_flag=True, help="Make the old token void and show a new one")
 @click.option("-q", "--quiet", is_flag=True, help="Only show the token")
 @click.argument("role", metavar="(worker|manager)")
@@ -115,7 +122,7 @@ def join_token(connection: Connection, role: str, rotate: bool, quiet: bool) -> 
     _show_join(role, invitation)
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("--format", "format_", type=click.Choice(["json"]), help="Print JSON")
 @click.pass_obj
 def info(connection: Connection, format_: str | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mesh import Handler, Mesh, Server
+from mesh import WORKERS, Handler, Mesh, Server
 from waiting import eventually
 
 
@@ -17,10 +17,16 @@ def descriptors() -> int:
 
 
 @pytest.fixture
-def mesh() -> Iterator[Mesh]:
+def workers() -> int:
+    """Tests that need another number of workers parametrize this."""
+    return WORKERS
+
+
+@pytest.fixture
+def mesh(workers: int) -> Iterator[Mesh]:
     gc.collect()
     before = descriptors()
-    mesh = Mesh()
+    mesh = Mesh(workers)
     yield mesh
     mesh.close()
     del mesh.plane

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
-import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mesh import Handler, MakeServer, exactly
 from plane_process import PlaneProcess, exchange, quiet_echo, raise_limit
+from strace import traced
 from waiting import eventually
 
 CONNECTIONS = 200
 IDLE = 5000
-
-
-@contextlib.contextmanager
-def traced(plane: PlaneProcess, into: Path) -> Iterator[dict[int, list[str]]]:
-    """The system calls of each of the plane's workers, in order; complete when the block has ended."""
-    calls: dict[int, list[str]] = defaultdict(list)
-    command = ["strace", "-f", f"--attach={plane.pid}", "--output", str(into)]
-    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert strace.stderr
-    assert "attached" in strace.stderr.readline()
-    yield calls
-    strace.send_signal(signal.SIGINT)
-    strace.communicate(timeout=30)
-    for line in into.read_text().splitlines():
-        thread, _, call = line.partition(" ")
-        if int(thread) != plane.pid and "resumed>" not in call and "(" in call:
-            calls[int(thread)].append(call.strip().partition("(")[0])
 
 
 def connections(calls: list[str]) -> list[Counter[str]]:
@@ -77,11 +58,15 @@ def calls_of_settled(backend_port: int, handle: Handler, trace: Path) -> Counter
     On average, as what ends a connection may come after the next accept.
     """
     plane = PlaneProcess(backend_port)
-    with contextlib.closing(plane), traced(plane, trace) as calls:
+    with contextlib.closing(plane), traced(plane.pid, trace) as calls:
         for _ in range(3):
             ask_often(plane, handle)
+    of_workers: dict[int, list[str]] = defaultdict(list)
+    for call in calls:
+        if call.begins and call.thread != plane.pid:
+            of_workers[call.thread].append(call.name)
     counted: list[Counter[str]] = []
-    for of_worker in map(connections, calls.values()):
+    for of_worker in map(connections, of_workers.values()):
         counted += of_worker[len(of_worker) * 2 // 3 :]
     total = {name: count / len(counted) for name, count in sum(counted, Counter()).items()}
     print({name: round(count, 2) for name, count in total.items()})

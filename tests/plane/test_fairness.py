@@ -7,14 +7,20 @@ import multiprocessing
 import socket
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import pytest
 from mesh import MIB, MakeServer
 from plane_process import PlaneProcess, exchange
+from strace import Call, traced
+from waiting import eventually
 
 PINGS = 300
+STREAM = 256 * MIB
+TURN = 8 * MIB  # of a connection's reads and writes, and again if it has become ready in the same turn
 SPAWN = multiprocessing.get_context("spawn")  # the load has an interpreter of its own
 Load = Callable[[int], None]
 
@@ -91,3 +97,31 @@ def test_quiet_connections_are_served_beside_busy_ones(server: MakeServer, load:
         p99_direct, *p99_through = p99s_of_pings(direct, *through)
     print(f"p99 {[round(p99 * 1e3, 2) for p99 in p99_through]} ms, direct {p99_direct * 1e3:.2f} ms")
     assert max(p99_through) < p99_direct * 20 + 0.5, "starved; each hop may have to wait for a core"
+
+
+@pytest.mark.slow
+def test_a_worker_looks_at_others_after_some_bytes_of_a_stream(server: MakeServer, tmp_path: Path) -> None:
+    """Measured in bytes, not in time: those read and written between two looks at its events."""
+    behind = server(serve)
+    with (
+        contextlib.closing(PlaneProcess(behind.port)) as plane,
+        loaded(bulk, plane.port, count=1),
+        traced(plane.pid, tmp_path / "trace", "--string-limit=0") as calls,
+    ):
+        goal = plane.look()["tcp"]["received"] + STREAM
+        eventually(lambda: plane.look()["tcp"]["received"] >= goal, timeout=60, what="a long stream")
+    turns = bytes_of_turns(calls)
+    print(f"{len(turns)} turns, of up to {max(turns) / MIB:.1f} MiB")
+    assert sum(turns) >= STREAM
+    assert max(turns) <= TURN
+
+
+def bytes_of_turns(calls: list[Call]) -> list[int]:
+    """Bytes that a worker has moved between two calls of epoll_wait, of all workers."""
+    turns: dict[int, list[int]] = defaultdict(lambda: [0])
+    for call in calls:
+        if call.name == "epoll_wait" and call.begins:
+            turns[call.thread].append(0)
+        elif call.name in ("recvfrom", "sendto", "splice"):
+            turns[call.thread][-1] += max(call.result or 0, 0)
+    return [each for of_thread in turns.values() for each in of_thread]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,6 +19,8 @@ from waiting import eventually
 from meshlb.model import BackendState, PortCounts
 from meshlb.policy import Policy
 from meshlb.table import Backend, Table
+
+SAID = 15  # bytes, a second and a half
 
 
 def named(name: bytes) -> Handler:
@@ -86,6 +90,17 @@ def test_leastconn_fills_the_emptiest(mesh: Mesh, server: MakeServer) -> None:
         assert {ask_and_hold(mesh, stack) for _ in range(10)} == {b"b"}
 
 
+def test_leastconn_fills_by_weight(mesh: Mesh, server: MakeServer) -> None:
+    """Whoever has the fewest for its weight is next, so that six more are one, two and three more."""
+    one, two, three = (server(named(name)).backend for name in (b"1", b"2", b"3"))
+    mesh.serve(one, weighted(two, 2), weighted(three, 3), policy=Policy(balance="leastconn"))
+    with contextlib.ExitStack() as stack:
+        held: Counter[bytes] = Counter()
+        for round_of_six in range(1, 5):
+            held.update(ask_and_hold(mesh, stack) for _ in range(6))
+            assert held == {b"1": round_of_six, b"2": 2 * round_of_six, b"3": 3 * round_of_six}
+
+
 def ask_and_hold(mesh: Mesh, stack: contextlib.ExitStack) -> bytes:
     client = stack.enter_context(mesh.connect())
     client.sendall(b"who")
@@ -145,14 +160,22 @@ def test_a_failing_backend_is_set_aside_and_comes_back(mesh: Mesh, server: MakeS
     failing = mesh.backend_counts()[standing[port]]
     assert failing.aside
     assert failing.failed < 15, "three failures, and then a probe now and then"
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        listener.listen(64)
-        thread = threading.Thread(target=answer, args=(listener, b"back"))
-        thread.start()
+    with answering(port, b"back"):
         eventually(lambda: ask(mesh) == b"back", timeout=30, what="a probe to find it")
         assert Counter(ask(mesh) for _ in range(20)) == {b"good": 10, b"back": 10}
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+
+
+@contextlib.contextmanager
+def answering(port: int, name: bytes) -> Iterator[None]:
+    """A server that begins to listen now, on a port that was free."""
+    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
+        thread = threading.Thread(target=answer, args=(listener, name))
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def answer(listener: socket.socket, name: bytes) -> None:
@@ -160,6 +183,7 @@ def answer(listener: socket.socket, name: bytes) -> None:
         while True:
             connection, _ = listener.accept()
             with connection:
+                connection.settimeout(30)
                 connection.recv(64)
                 connection.sendall(name)
 
@@ -204,18 +228,13 @@ def test_hold_waits_for_a_backend(mesh: Mesh, server: MakeServer) -> None:
 def test_hold_waits_for_one_that_does_not_listen_yet(mesh: Mesh) -> None:
     port = free_port()
     mesh.serve(backend(port), policy=Policy(hold=30))
-    clients = [mesh.connect() for _ in range(20)]
-    for client in clients:
-        client.sendall(b"who")
-    eventually(lambda: counts(mesh).waited == 20, timeout=30, what="the clients to wait")
-    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
-        thread = threading.Thread(target=answer, args=(listener, b"at last"))
-        thread.start()
-        assert {client.recv(64) for client in clients} == {b"at last"}
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    for client in clients:
-        client.close()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(mesh.connect()) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"who")
+        eventually(lambda: counts(mesh).waited == 20, timeout=30, what="the clients to wait")
+        with answering(port, b"at last"):
+            assert {client.recv(64) for client in clients} == {b"at last"}
 
 
 def test_hold_ends(mesh: Mesh) -> None:
@@ -227,16 +246,13 @@ def test_hold_ends(mesh: Mesh) -> None:
 
 def test_a_port_takes_no_more_than_its_limit(mesh: Mesh, server: MakeServer) -> None:
     mesh.serve(server(echo).backend, policy=Policy(max_conn=2, queue=1, queue_timeout=30))
-    first, second = served(mesh), served(mesh)
-    waiting = mesh.connect()
-    waiting.sendall(b"x")
-    eventually(lambda: counts(mesh).waited == 1, timeout=30, what="the third to wait")
-    assert turned_away(mesh)
-    assert counts(mesh).refused.full == 1
-    first.close()
-    assert waiting.recv(1) == b"x", "a place is free again"
-    for client in (second, waiting):
-        client.close()
+    with served(mesh) as first, served(mesh), mesh.connect() as waiting:
+        waiting.sendall(b"x")
+        eventually(lambda: counts(mesh).waited == 1, timeout=30, what="the third to wait")
+        assert turned_away(mesh)
+        assert counts(mesh).refused.full == 1
+        first.close()
+        assert waiting.recv(1) == b"x", "a place is free again"
 
 
 def served(mesh: Mesh) -> socket.socket:
@@ -249,17 +265,16 @@ def served(mesh: Mesh) -> socket.socket:
 def test_a_backend_takes_no_more_than_its_limit(mesh: Mesh, server: MakeServer) -> None:
     policy = Policy(max_conn_backend=2, queue=8, queue_timeout=30)
     mesh.serve(server(echo).backend, server(echo).backend, policy=policy)
-    open_ones = [served(mesh) for _ in range(4)]
-    assert [of.active for of in mesh.backend_counts().values()] == [2, 2]
-    late = [mesh.connect() for _ in range(4)]
-    for client in late:
-        client.sendall(b"y")
-    eventually(lambda: counts(mesh).waited == 4, timeout=30, what="the others to wait")
-    for client in open_ones:
-        client.close()
-    assert [client.recv(1) for client in late] == [b"y"] * 4
-    for client in late:
-        client.close()
+    with contextlib.ExitStack() as stack:
+        open_ones = [stack.enter_context(served(mesh)) for _ in range(4)]
+        assert [of.active for of in mesh.backend_counts().values()] == [2, 2]
+        late = [stack.enter_context(mesh.connect()) for _ in range(4)]
+        for client in late:
+            client.sendall(b"y")
+        eventually(lambda: counts(mesh).waited == 4, timeout=30, what="the others to wait")
+        for client in open_ones:
+            client.close()
+        assert [client.recv(1) for client in late] == [b"y"] * 4
 
 
 def test_nobody_waits_in_the_queue_for_ever(mesh: Mesh, server: MakeServer) -> None:
@@ -336,6 +351,31 @@ def test_a_silent_connection_is_ended(mesh: Mesh, server: MakeServer) -> None:
     client.settimeout(30)
     assert client.recv(1) == b""
     client.close()
+
+
+@pytest.mark.parametrize("speaker", ["client", "server"])
+def test_a_connection_that_speaks_one_way_alone_is_not_silent(
+    mesh: Mesh, server: MakeServer, speaker: str
+) -> None:
+    """A download, or an upload, that takes longer than `idle-timeout`."""
+    of_client, of_server = (dictate, swallow) if speaker == "client" else (swallow, dictate)
+    mesh.serve(server(of_server).backend, policy=Policy(idle_timeout=1))
+    with mesh.connect() as client:
+        of_client(client)
+    eventually(lambda: mesh.counters().open == 0, timeout=30, what="it to end")
+    assert counts(mesh).received + counts(mesh).sent == SAID, "nothing of it was cut off"
+
+
+def dictate(connection: socket.socket) -> None:
+    """Says a byte ten times a second."""
+    for _ in range(SAID):
+        connection.sendall(b"x")
+        time.sleep(0.1)
+
+
+def swallow(connection: socket.socket) -> None:
+    while connection.recv(64):
+        pass
 
 
 # Who may come in
@@ -430,6 +470,25 @@ def test_a_header_that_names_nobody(mesh: Mesh, server: MakeServer) -> None:
     with mesh.connect() as client, client.makefile("rb") as lines:
         client.sendall(b"PROXY UNKNOWN\r\nhello")
         assert lines.readline().split()[2:4] == [b"127.0.0.1", b"127.0.0.1"]
+
+
+@pytest.mark.parametrize(("bits", "network"), [(24, "2001:{}00::"), (56, "2001:db8:0:{}00::")])
+def test_a_source_may_be_a_short_prefix_of_ipv6(
+    mesh: Mesh, server: MakeServer, bits: int, network: str
+) -> None:
+    """Neighbours stay together, and different networks do not all meet."""
+    backends = [server(named(name)).backend for name in (b"a", b"b", b"c", b"d")]
+    policy = Policy(balance="source", source_prefix=(32, bits), accept_proxy=("127.0.0.0/8",))
+    mesh.serve(*backends, policy=policy)
+    networks = [ipaddress.ip_network((network.format(f"{number:02x}"), bits)) for number in range(16)]
+    hosts = (1, 1 << 64, (1 << 70) + 1)
+    chosen = [{ask(mesh, proxied(str(each[host])) + b"who") for host in hosts} for each in networks]
+    assert all(len(of_network) == 1 for of_network in chosen)
+    assert len(set.union(*chosen)) > 1
+
+
+def proxied(source: str) -> bytes:
+    return f"PROXY TCP6 {source} 2001:db8::7 9 80\r\n".encode()
 
 
 def test_the_address_in_the_header_counts(mesh: Mesh, server: MakeServer) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from mesh import MakeServer, Mesh, backend, echo
+from mesh import MakeServer, Mesh, backend, echo, full_listener
 from waiting import eventually
 
 from meshlb.model import Port
@@ -44,6 +46,25 @@ def test_reading_all_makes_no_object_of_each_number(mesh: Mesh, monkeypatch: pyt
     decoding = cpu_of(lambda: list(statistics.of_backends()))
     assert len(statistics.backends) == PORTS * BACKENDS
     assert reading < decoding / 4, (reading, decoding)
+
+
+def test_lost_packets_are_counted(mesh: Mesh) -> None:
+    """The way to the backend loses a SYN: its queue is full until that has been sent."""
+    with full_listener(fillers=1) as listener, contextlib.ExitStack() as stack:
+        behind = backend(listener.getsockname()[1])
+        mesh.serve(behind)
+        stack.enter_context(mesh.connect())
+        eventually(lambda: is_syn_sent(behind.port), timeout=10, what="an attempt that is not answered")
+        listener.settimeout(30)
+        for _ in range(2):  # who filled the queue, then who is tried again
+            stack.enter_context(listener.accept()[0])
+        eventually(lambda: mesh.backend_counts()[behind].sampled, timeout=10, what="a look at it")
+        assert mesh.backend_counts()[behind].retransmitted >= 1
+
+
+def is_syn_sent(port: int) -> bool:
+    """Whether a connection to the port of 127.0.0.1 has sent its SYN and got no answer."""
+    return f" 0100007F:{port:04X} 02 " in Path("/proc/net/tcp").read_text()
 
 
 def test_every_row_is_its_own_backends(mesh: Mesh, server: MakeServer) -> None:

@@ -22,6 +22,7 @@ class Request:
     path: str
     query: dict[str, str]
     body: Any
+    headers: dict[str, str] = field(default_factory=dict)  # by names in lower case
 
 
 @dataclass
@@ -62,7 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        request = Request(self.command, path, query, body)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, path, query, body, headers)
         self.server.table.requests.append(request)
         self._answer(self.server.table.answers.get(f"{self.command} {path}"), request)
 

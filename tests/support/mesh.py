@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from waiting import eventually
@@ -21,6 +22,7 @@ Handler = Callable[[socket.socket], None]
 MakeServer = Callable[..., "Server"]
 WORKERS = 2
 MIB = 1 << 20
+PATIENCE = 30.0  # seconds that handlers get to end
 
 
 class Server:
@@ -63,8 +65,9 @@ class Server:
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self._acceptor.join()
+        end = time.monotonic() + PATIENCE
         for thread in self._threads:
-            thread.join(30)
+            thread.join(max(0.0, end - time.monotonic()))
 
     @property
     def backend(self) -> Backend:
@@ -123,9 +126,9 @@ def free_port() -> int:
 class Mesh:
     """One published port of a real plane, and whatever else `apply` is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = WORKERS) -> None:
         self.takeover = Takeover("never")
-        self.plane = Plane(WORKERS, listeners=Listeners(self.takeover))
+        self.plane = Plane(workers, listeners=Listeners(self.takeover))
         self.plane.start()
         self.port = Port(free_port(), 80)
 
@@ -152,14 +155,19 @@ class Mesh:
 
     def close(self) -> None:
         """Everything that was accepted is closed, and every backend and port can be freed."""
+        try:
+            self._empty()
+        finally:
+            self.plane.stop()  # a failed test leaves no thread that keeps the whole run from ending
+            self.takeover.close()
+        made, closed = self.plane._forwarder.pipes()
+        assert made == closed
+
+    def _empty(self) -> None:
         self.plane.close_listeners()
         eventually(lambda: self.counters().open == 0, timeout=30, what="every connection to be closed")
         self.plane.apply(Table())
         eventually(self._reaped, timeout=10, what="every port and backend to be freed")
-        self.plane.stop()
-        made, closed = self.plane._forwarder.pipes()
-        assert made == closed
-        self.takeover.close()
 
     def _reaped(self) -> bool:
         self.plane.recheck()

@@ -23,6 +23,7 @@ from typing import Any
 from mesh import Mesh, backend, exactly, free_port
 
 from meshlb.model import Port, Protocol
+from meshlb.policy import from_settings
 from meshlb.table import Table
 
 
@@ -41,11 +42,14 @@ def own_memory() -> int:
 
 
 def main() -> None:
-    raise_limit(int(sys.argv[1]))
+    descriptors, settings, *numbers = sys.argv[1:]
+    raise_limit(int(descriptors))
     mesh = Mesh()
     udp = Port(free_port(), 53, Protocol.UDP)
-    backends = [backend(int(number)) for number in sys.argv[2:]]
-    mesh.plane.apply(Table((mesh.entry(*backends), mesh.entry(*backends, port=udp))))
+    backends = [backend(int(number)) for number in numbers]
+    policy, problems = from_settings(json.loads(settings).items(), "")
+    assert not problems, problems
+    mesh.plane.apply(Table((mesh.entry(*backends, policy=policy), mesh.entry(*backends, port=udp))))
     print(mesh.port.published, udp.published, flush=True)
     for _ in sys.stdin:
         print(json.dumps(look(mesh, udp)), flush=True)
@@ -67,9 +71,15 @@ class PlaneProcess:
     """The same, from outside."""
 
     def __init__(
-        self, *backend_ports: int, descriptors: int = 0, environment: Mapping[str, str] | None = None
+        self,
+        *backend_ports: int,
+        descriptors: int = 0,
+        settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        command = [sys.executable, __file__, str(descriptors), *map(str, backend_ports)]
+        """`settings` are the policy of the port of TCP, as labels would have them."""
+        command = [sys.executable, __file__, str(descriptors), json.dumps(dict(settings or {}))]
+        command += map(str, backend_ports)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -17,6 +17,7 @@ import pytest
 from meshlb import process
 from meshlb.agent import run
 from meshlb.config import Config
+from meshlb.counts import Statistics
 from meshlb.errors import ConfigError, EngineError, PortError
 from meshlb.inherited import Named
 from meshlb.model import Counters, Port, PortState, PortStatus, Service, Snapshot, SourceStatus, Task
@@ -81,6 +82,10 @@ class Plane:
     def counters(self) -> Counters:
         self._called("counters")
         return self.counts
+
+    def statistics(self) -> Statistics:
+        self._called("statistics")
+        return Statistics((), bytearray(), (), bytearray())
 
     def kept(self) -> tuple[Named, ...]:
         self._called("kept")

@@ -42,8 +42,17 @@ def test_formats() -> None:
 def test_formats_that_are_not_understood() -> None:
     with pytest.raises(ConfigError, match='"Foo" is not one of ID, Name, Ports'):
         render(HEADERS, ROWS, "{{.Foo}}")
-    with pytest.raises(ConfigError, match="only plain fields"):
-        render(HEADERS, ROWS, "{{upper .ID}}")
+
+
+def test_functions_leave_the_titles_alone() -> None:
+    assert render(HEADERS, ROWS, r"table {{upper .Name}}\t{{truncate .ID 3}}") == (
+        "NAME      ID\nWHOAMI    002\nX         rji\n"
+    )
+    assert render(HEADERS, ROWS, "table {{.Name | lower}}") == "NAME\nwhoami\nx\n"
+
+
+def test_json_is_escaped_as_go_does() -> None:
+    assert r"*:80-\u003e8000/tcp" in render(HEADERS, ROWS, "json")
 
 
 @pytest.mark.parametrize(

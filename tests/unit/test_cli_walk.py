@@ -312,10 +312,11 @@ def test_create_waits_until_the_service_has_converged(run: Run, daemon: Daemon) 
     assert result.stdout.splitlines()[-1] == "verify: Service whoami converged"
     body = daemon.asked("POST", "/services/create")[0].body
     assert body["Name"] == "whoami"
-    assert body["TaskTemplate"]["ContainerSpec"] == {"Image": "whoami:latest", "Args": ["serve", "--fast"]}
+    container = body["TaskTemplate"]["ContainerSpec"]
+    assert (container["Image"], container["Args"]) == ("whoami:latest", ["serve", "--fast"])
     ports = [{"TargetPort": 8000, "PublishedPort": 80, "Protocol": "tcp", "PublishMode": "ingress"}]
-    assert body["EndpointSpec"] == {"Ports": ports}
-    assert body["Mode"] == {"Replicated": {"Replicas": 1}}
+    assert body["EndpointSpec"] == {"Mode": "vip", "Ports": ports}
+    assert body["Mode"] == {"Replicated": {}}
 
 
 def test_create_pins_the_digest_and_the_platforms(run: Run, daemon: Daemon) -> None:

@@ -4,16 +4,23 @@ from typing import Any
 
 import pytest
 
+from meshlb.cluster.lists import Edit
 from meshlb.cluster.publish import PublishedPort
-from meshlb.cluster.spec import Changes, Edit, changed, created
+from meshlb.cluster.spec import Changes, changed, created
 from meshlb.errors import ConfigError
 
 
 def test_the_plainest_service() -> None:
     assert created("", "replicated", Changes(values={"image": "web:latest"})) == {
         "Labels": {},
-        "TaskTemplate": {"ContainerSpec": {"Image": "web:latest"}},
-        "Mode": {"Replicated": {"Replicas": 1}},
+        "TaskTemplate": {
+            "ContainerSpec": {"Init": False, "DNSConfig": {}, "Image": "web:latest"},
+            "Resources": {"Limits": {}, "Reservations": {}},
+            "Placement": {},
+            "ForceUpdate": 0,
+        },
+        "Mode": {"Replicated": {}},
+        "EndpointSpec": {"Mode": "vip"},
     }
 
 
@@ -29,23 +36,26 @@ def test_a_full_service() -> None:
                 "update-order": "start-first",
             },
             replicas=3,
-            env=Edit(("A=b", "C")),
-            labels=Edit(("x=y", "flag")),
-            constraints=Edit(("node.role==worker",)),
-            ports=Edit((PublishedPort(8000, 80),)),
-            networks=Edit(({"Target": "backend"},)),
+            lists={
+                "env": Edit(("A=b", "C")),
+                "label": Edit(("x=y", "flag")),
+                "constraint": Edit(("node.role==worker",)),
+                "publish": Edit((PublishedPort(8000, 80),)),
+                "network": Edit(({"Target": "backend"},)),
+            },
         ),
     )
     assert spec["Name"] == "web"
     assert spec["Labels"] == {"x": "y", "flag": ""}
     assert spec["Mode"] == {"Replicated": {"Replicas": 3}}
     template = spec["TaskTemplate"]
-    assert template["ContainerSpec"] == {"Image": "web:1", "Args": ["serve"], "Env": ["A=b", "C"]}
-    assert template["Resources"] == {"Limits": {"MemoryBytes": 2**26}}
+    made = {"Image": "web:1", "Args": ["serve"], "Env": ["A=b", "C"], "Init": False, "DNSConfig": {}}
+    assert template["ContainerSpec"] == made
+    assert template["Resources"] == {"Limits": {"MemoryBytes": 2**26}, "Reservations": {}}
     assert template["Placement"] == {"Constraints": ["node.role==worker"]}
     assert template["Networks"] == [{"Target": "backend"}]
     ports = [{"TargetPort": 8000, "PublishedPort": 80, "Protocol": "tcp", "PublishMode": "ingress"}]
-    assert spec["EndpointSpec"] == {"Ports": ports}
+    assert spec["EndpointSpec"] == {"Mode": "vip", "Ports": ports}
 
 
 def test_an_update_s_parallelism_is_never_left_at_zero() -> None:
@@ -62,10 +72,12 @@ def _service() -> dict[str, Any]:
         "web",
         "replicated",
         Changes(
-            env=Edit(("A=1", "B=2")),
-            labels=Edit(("x=y",)),
-            ports=Edit((PublishedPort(8000, 80), PublishedPort(53, 53, "udp"))),
-            mounts=Edit(({"Target": "/a"}, {"Target": "/b"})),
+            lists={
+                "env": Edit(("A=1", "B=2")),
+                "label": Edit(("x=y",)),
+                "publish": Edit((PublishedPort(8000, 80), PublishedPort(53, 53, "udp"))),
+                "mount": Edit(({"Target": "/a"}, {"Target": "/b"})),
+            },
         ),
     )
 
@@ -76,10 +88,12 @@ def test_changes_leave_the_rest_alone() -> None:
     after = changed(
         before,
         Changes(
-            env=Edit(("B=3",), ("A",)),
-            labels=Edit(("new=1",), ("x",)),
-            ports=Edit((PublishedPort(9000, 90),), ((53, "udp"), (8000, "udp"))),
-            mounts=Edit((), ("/a",)),
+            lists={
+                "env": Edit(("B=3",), ("A",)),
+                "label": Edit(("new=1",), ("x",)),
+                "publish": Edit((PublishedPort(9000, 90),), ((53, "udp"), (8000, "udp"))),
+                "mount": Edit((), ("/a",)),
+            },
             replicas=4,
             force=True,
         ),
@@ -94,12 +108,14 @@ def test_changes_leave_the_rest_alone() -> None:
 
 
 def test_a_port_may_change_its_mode_but_not_lead_to_two_targets() -> None:
-    host = changed(_service(), Changes(ports=Edit((PublishedPort(8000, 80, "tcp", "host"),))))
+    host = changed(_service(), Changes(lists={"publish": Edit((PublishedPort(8000, 80, "tcp", "host"),))}))
     assert host["EndpointSpec"]["Ports"][-1]["PublishMode"] == "host"
     assert len(host["EndpointSpec"]["Ports"]) == 2
     with pytest.raises(ConfigError, match="port 80/tcp is published twice, to 8000 and to 8001"):
-        changed(_service(), Changes(ports=Edit((PublishedPort(8001, 80),))))
-    both = Changes(ports=Edit((PublishedPort(1), PublishedPort(2))))  # the engine chooses: no clash
+        changed(_service(), Changes(lists={"publish": Edit((PublishedPort(8001, 80),))}))
+    both = Changes(
+        lists={"publish": Edit((PublishedPort(1), PublishedPort(2)))}
+    )  # the engine chooses: no clash
     assert len(created("", "replicated", both)["EndpointSpec"]["Ports"]) == 2
 
 

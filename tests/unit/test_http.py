@@ -6,12 +6,14 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import aiohttp
 import pytest
+from mesh import Mesh
 
 from meshlb import http
+from meshlb.counts import Statistics
 from meshlb.errors import ConfigError
 from meshlb.model import (
     BackendState,
@@ -26,6 +28,7 @@ from meshlb.model import (
     Status,
     Task,
 )
+from meshlb.table import Backend
 
 PORT = Port(80, 8000)
 SERVING = PortStatus(PORT, "web", PortState.SERVING)
@@ -65,6 +68,41 @@ def serving(
             await scenario(url)
 
     asyncio.run(run())
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    made = Mesh()
+    yield made
+    made.close()
+
+
+def test_counts_are_those_of_the_plane(mesh: Mesh) -> None:
+    async def statistics() -> Statistics:
+        return mesh.plane.statistics()
+
+    async def ask() -> Status:
+        return WHOLE
+
+    async def run() -> None:
+        async with asyncio.timeout(30), http.serve("127.0.0.1:0", ask, None, statistics) as url:
+            status, text = await get(f"{url}counts" if url.endswith("/") else f"{url}/counts")
+            found = json.loads(text)
+            (backend,) = found["backends"]
+            assert status == 200
+            assert (backend["address"], backend["backend_port"], backend["active"]) == ("127.0.0.1", 9, 0)
+            assert [port["open"] for port in found["ports"]] == [0]
+            assert not {"connect", "first_byte", "duration"} & set(backend)
+
+    mesh.serve(Backend("127.0.0.1", 9, "t", "web.1", "n", BackendState.UP))
+    asyncio.run(run())
+
+
+def test_where_nothing_is_counted_there_is_no_such_page() -> None:
+    async def scenario(url: str) -> None:
+        assert (await get(f"{url.rstrip('/')}/counts"))[0] == 404
+
+    serving(WHOLE, scenario)
 
 
 async def get(url: str, method: str = "GET", **options: str) -> tuple[int, str]:

@@ -1,0 +1,191 @@
+"""`meshlb agent`: the agent of this node."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshlb import agent_socket
+from meshlb.cli import agent_view
+from meshlb.cli.agent_view import AgentView
+from meshlb.cli.program import Verbs
+from meshlb.cli.template import Template
+from meshlb.cli.unit import unit
+from meshlb.errors import ConfigError, MeshError
+
+UNIT = Path("/etc/systemd/system/meshlb-agent.service")
+SOCKET = "/run/meshlb/agent.sock"
+UPGRADE = 60.0  # seconds until a new agent has taken over
+
+socket_option = click.option(
+    "--socket",
+    "socket_",
+    default=SOCKET,
+    show_default=True,
+    envvar="MESHLB_SOCKET",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="The agent's own --socket",
+)
+
+
+@click.group(cls=Verbs)
+def agent() -> None:
+    """The agent of this node: how it is, and to reload, upgrade, install and uninstall it."""
+
+
+@agent.command("status", options_metavar="[OPTIONS]")
+@click.option("--format", "format_", default="", metavar="FORMAT", help="json or TEMPLATE ({{.version}} …)")
+@agent_view.option
+def status(format_: str, agent: AgentView) -> None:
+    """Show how the agent is: what it follows, what it serves, what is wrong."""
+    found = agent.status()
+    if format_ == "json":
+        click.echo(json.dumps(found, ensure_ascii=False))
+    elif format_:
+        click.echo(Template(format_).fill(found))
+    else:
+        click.echo("\n".join(status_lines(found)))
+
+
+def status_lines(found: dict[str, Any]) -> list[str]:
+    """The agent's /status for people (pure)."""
+    source, counters, channel = found["source"], found["counters"], found.get("channel")
+    states = [port["state"] for port in found["ports"]]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "none"
+    lines = [
+        f"Release: {found['version']}",
+        f"Source: {source['kind']}{'' if source['connected'] else ' (not connected)'}",
+        f"Ports: {len(states)} ({counted})",
+        f"Connections: {counters['open']} open, {counters['accepted']} accepted, {counters['failed']} failed",
+    ]
+    if channel:
+        lines.append(f"Other agents: {channel['connected']} of {channel['peers']} heard")
+    if found["draining"]:
+        lines.append("Ending: it takes no new connections")
+    if found["problems"]:
+        lines += ["Problems:", *(f" {problem}" for problem in found["problems"])]
+    return lines
+
+
+@agent.command("reload", options_metavar="[OPTIONS]")
+@socket_option
+def reload(socket_: Path) -> None:
+    """Have the agent look at everything anew."""
+    pid = running(socket_)
+    _signal(pid, signal.SIGHUP)
+    click.echo(f"The agent (process {pid}) looks at everything anew.")
+
+
+@agent.command("upgrade", options_metavar="[OPTIONS]")
+@socket_option
+def upgrade(socket_: Path) -> None:
+    """Replace the agent by the release that is installed, without losing a connection."""
+    before, place = running(socket_), _stamp(socket_)
+    _signal(before, signal.SIGUSR2)
+    end = time.monotonic() + UPGRADE
+    while time.monotonic() < end:
+        # Whoever asks at the socket could be taken for the new agent: only a new socket is looked at.
+        now = _who(socket_) if _stamp(socket_) not in ((0, 0), place) else None
+        if now not in (None, before):
+            click.echo(f"Process {now} has taken over; {before} ends with its last connection.")
+            return
+        time.sleep(0.1)
+    raise MeshError(
+        f"no new agent has taken over in {UPGRADE:.0f} s: process {before} goes on; its log says why"
+    )
+
+
+def running(path: Path) -> int:
+    """The process of this node's agent; MeshError when there is none, or when it is not ours to ask."""
+    if not os.access(path.parent, os.X_OK) and path.parent.exists():
+        raise MeshError(f"the agent's socket {path} is root's: run this as root")
+    found = _who(path)
+    if found is None:
+        raise MeshError(
+            f"no agent runs on this node ({path}): `systemctl start meshlb-agent`, or run meshlb-agent"
+        )
+    return found
+
+
+def _who(path: Path) -> int | None:
+    try:
+        connection = agent_socket.connect(path)
+    except ConfigError as error:
+        raise MeshError(f"the agent's socket {path} is root's: run this as root") from error
+    if connection is None:
+        return None
+    with connection:
+        return agent_socket.peer(connection)[0]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Tells a socket from one that was there before; its inode's number alone may be used again."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_ctime_ns
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except PermissionError:
+        raise MeshError(f"the agent (process {pid}) is another user's: run this as root") from None
+    except ProcessLookupError:
+        raise MeshError(f"the agent (process {pid}) has ended meanwhile") from None
+
+
+@agent.command("install", options_metavar="[OPTIONS]")
+@click.option("--print", "only_print", is_flag=True, help="Only print the unit")
+@click.option("--no-start", is_flag=True, help="Do not start it now, nor at boot")
+def install(only_print: bool, no_start: bool) -> None:
+    """Have systemd run the agent on this node, now and after every boot."""
+    text = unit(Path(sys.executable).parent / "meshlb-agent")
+    if only_print:
+        click.echo(text, nl=False)
+        return
+    try:
+        UNIT.write_text(text)
+    except OSError as error:
+        raise MeshError(f"{UNIT} cannot be written ({error.strerror}): run this as root") from error
+    click.echo(f"Wrote {UNIT}.")
+    if not no_start:
+        _systemctl("daemon-reload")
+        _systemctl("enable", "--now", UNIT.name)
+        click.echo("The agent runs: `meshlb agent status`, `meshlb ps`.")
+
+
+@agent.command("uninstall", options_metavar="")
+def uninstall() -> None:
+    """End the agent of this node, and have systemd forget it. Swarm's own mesh serves again."""
+    if not UNIT.exists():
+        raise MeshError(f"there is no {UNIT}: nothing was installed")
+    if shutil.which("systemctl"):
+        _systemctl("disable", "--now", UNIT.name)
+    try:
+        UNIT.unlink()
+    except OSError as error:
+        raise MeshError(f"{UNIT} cannot be removed ({error.strerror}): run this as root") from error
+    if shutil.which("systemctl"):
+        _systemctl("daemon-reload")
+    click.echo(f"Removed {UNIT}.")
+
+
+def _systemctl(*words: str) -> None:
+    try:
+        done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise MeshError("there is no systemctl here: have your own init system run meshlb-agent") from None
+    if done.returncode:
+        raise MeshError(f"systemctl {' '.join(words)}: {' '.join(done.stderr.split()) or 'failed'}")

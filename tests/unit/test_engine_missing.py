@@ -1,0 +1,94 @@
+"""What gossip ceases to show is kept for a while: nobody has said that it ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshlb.docker_missing import HALF, LOST_STAYS, Missing
+from meshlb.docker_view import View
+from meshlb.model import BackendState, Node, Port, Service, Task
+
+UP, SUSPECTED, DRAINING = BackendState.UP, BackendState.SUSPECTED, BackendState.DRAINING
+OWN = "a"
+
+
+def view_of(*tasks: str, heard: str) -> View:
+    """Each task is named by its node and a number; all are of one service."""
+    found = tuple(Task(name, f"web.{name}", f"10.0.0.{name[1:]}", name[0]) for name in tasks)
+    services = (Service("", "web", (Port(80, 8000),), found),) if found else ()
+    return View(services, tuple(Node("", f"peer {node}", node) for node in heard), frozenset(heard))
+
+
+def states(view: View) -> dict[str, BackendState]:
+    return {task.id: task.state for service in view.services for task in service.tasks}
+
+
+@pytest.fixture
+def missing() -> Missing:
+    found = Missing()
+    whole = view_of("a1", "b2", "c3", heard="abc")
+    assert found.remember(whole, OWN, 0.0) is whole
+    return found
+
+
+def test_tasks_of_a_node_that_gossip_has_lost_are_suspected(missing: Missing) -> None:
+    view = missing.remember(view_of("a1", "b2", heard="ab"), OWN, 1.0)
+    assert states(view) == {"a1": UP, "b2": UP, "c3": SUSPECTED}
+    assert [peer.address for peer in view.peers] == ["a", "b", "c"]  # the channel goes on watching it
+    assert view.services[0].ports == (Port(80, 8000),)
+
+
+def test_they_are_up_again_as_soon_as_they_are_shown(missing: Missing) -> None:
+    missing.remember(view_of("a1", "b2", heard="ab"), OWN, 1.0)
+    view = view_of("a1", "b2", "c3", heard="abc")
+    assert missing.remember(view, OWN, 9.0) == view
+
+
+def test_they_are_given_up_after_long(missing: Missing) -> None:
+    alone = view_of("a1", heard="a")
+    missing.remember(alone, OWN, 1.0)
+    assert states(missing.remember(alone, OWN, 0.9 + LOST_STAYS)) == {
+        "a1": UP,
+        "b2": SUSPECTED,
+        "c3": SUSPECTED,
+    }
+    assert missing.remember(alone, OWN, 1.0 + LOST_STAYS) == alone
+
+
+def test_a_service_all_of_whose_tasks_are_lost_is_still_there(missing: Missing) -> None:
+    for now in (1.0, 1.0 + HALF):
+        missing.remember(view_of("b2", heard="abc"), OWN, now)
+    view = missing.remember(view_of(heard="a"), OWN, 2.0)
+    assert states(view) == {"b2": SUSPECTED}
+    assert view.services[0].name == "web"
+
+
+def test_task_that_has_ended_drains_for_a_moment(missing: Missing) -> None:
+    ended = view_of("a1", "b2", heard="abc")
+    assert states(missing.remember(ended, OWN, 1.0)) == {"a1": UP, "b2": UP, "c3": DRAINING}
+    assert missing.remember(ended, OWN, 1.0 + HALF) == ended
+
+
+def test_own_tasks_are_gone_at_once(missing: Missing) -> None:
+    ended = view_of("b2", "c3", heard="abc")
+    assert missing.remember(ended, OWN, 1.0) == ended
+
+
+def test_entries_that_go_one_by_one_cost_nothing(missing: Missing) -> None:
+    assert states(missing.remember(view_of("a1", "b2", heard="abc"), OWN, 1.0))["c3"] is DRAINING
+    assert states(missing.remember(view_of("a1", "b2", heard="ab"), OWN, 1.1))["c3"] is SUSPECTED
+
+
+def test_entries_that_come_back_one_by_one_cost_nothing(missing: Missing) -> None:
+    missing.remember(view_of("a1", "b2", heard="ab"), OWN, 1.0)
+    half = view_of("a1", "b2", heard="abc")
+    assert states(missing.remember(half, OWN, 9.0))["c3"] is DRAINING
+    assert states(missing.remember(half, OWN, 8.9 + HALF))["c3"] is DRAINING
+    assert missing.remember(half, OWN, 9.0 + HALF) == half
+
+
+def test_a_quiet_view_costs_nothing(missing: Missing) -> None:
+    view = view_of("a1", heard="a")
+    missing.remember(view, OWN, 1.0)
+    missing.remember(view, OWN, 1.0 + LOST_STAYS)
+    assert missing.remember(view, OWN, 40.0) is view
