@@ -91,4 +91,4 @@ def test_a_quiet_view_costs_nothing(missing: Missing) -> None:
     view = view_of("a1", heard="a")
     missing.remember(view, OWN, 1.0)
     missing.remember(view, OWN, 1.0 + LOST_STAYS)
-    assert missing.remember(view, OWN, 40.0) is view
+    assert missing.remember(view, OWN, 2.0 + LOST_STAYS) is view
