@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from meshlb.model import ChannelStatus, Desired, Remote, Standing
+from meshlb.overlay import Overlay
 from meshlb.peers import Peers
 from meshlb.remembered import Memory
 
@@ -32,8 +33,16 @@ class Advice:
     In `directory`, if there is one, it keeps what managers have told last.
     """
 
-    def __init__(self, source: Source, address: str, port: int, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        address: str,
+        port: int,
+        directory: Path | None = None,
+        overlay: Overlay | None = None,
+    ) -> None:
         self._source, self._address, self._port = source, address, port
+        self._overlay = overlay
         self._memory = Memory(directory, self._cluster) if directory else None
         self._standing = Standing()
         self._changed = asyncio.Event()
@@ -50,15 +59,19 @@ class Advice:
             address=self._address,
             port=self._port,
             on_desired=self._hear,
-            on_remote=self._source.learn,
+            on_remote=self._learn,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(peers.run())
             if self._memory:
                 group.create_task(self._memory.run())
-            while True:
-                self._pass_on(peers)
-                await self._next()
+            try:
+                while True:
+                    self._pass_on(peers)
+                    await self._next()
+            finally:
+                if self._overlay:
+                    self._overlay.close()
 
     def status(self) -> ChannelStatus:
         """What the channel says of itself."""
@@ -79,6 +92,7 @@ class Advice:
 
     def _pass_on(self, peers: Peers) -> None:
         standing = self._standing
+        self._keep_ways(peers.remote)
         peers.place(standing.hosts)
         peers.publish(standing.desired)
         peers.tell(standing.states)
@@ -90,6 +104,15 @@ class Advice:
         peers.connect([*managers, *others], needed)
         if standing.desired is not None and self._memory:
             self._memory.keep(standing.desired)
+
+    def _learn(self, remote: Remote) -> None:
+        self._source.learn(remote)
+        self._keep_ways(remote)
+
+    def _keep_ways(self, remote: Remote) -> None:
+        """To the nodes that gossip has lost and whose kernels are not silent."""
+        if self._overlay and self._standing.overlay:
+            self._overlay.keep(self._standing.overlay, self._standing.lost - remote.dead)
 
     def _hear(self, desired: Desired) -> None:
         self._source.advise(desired)

@@ -153,9 +153,12 @@ def _channel(config: Config, source: Source) -> Channel:
     """
     if not config.peers or config.config is not None:
         return contextlib.nullcontext
+    from meshlb._fastpath import enter_namespace  # noqa: PLC0415
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
+    from meshlb.overlay import Overlay  # noqa: PLC0415
 
-    advice = Advice(cast(Any, source), *split_address(config.peers), config.state_dir)
+    overlay = Overlay(enter_namespace)
+    advice = Advice(cast(Any, source), *split_address(config.peers), config.state_dir, overlay)
     return lambda: _advising(advice)
 
 

@@ -309,6 +309,8 @@ class Session:
             desired,
             states,
             self._hosts,
+            os.fspath(self._namespace.with_name(f"1-{self._network[:10]}")),  # libnetwork's name for it
+            self._missing.lost,
         )
         if standing != self._standing:
             self._standing = standing

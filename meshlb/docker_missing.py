@@ -36,13 +36,19 @@ class Missing:
     def __init__(self) -> None:
         self._last = View()
         self._heard: dict[str, float] = {}  # the nodes that are there, and since when
+        self._lost: dict[str, float] = {}  # the nodes that were there, and since when they are not
         self._missed: dict[str, _Missed] = {}
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The addresses of the nodes that gossip has ceased to show, until they are given up."""
+        return frozenset(self._lost)
 
     def remember(self, view: View, own: str, now: float) -> View:
         """The view with what is missing; `own` is this node's address, about which its engine is right."""
-        if view is self._last and not self._missed:
+        if view is self._last and not self._missed and not self._lost:
             return view
-        self._heard = {node: self._heard.get(node, now) for node in view.heard}
+        self._look_for_nodes(view.heard, now)
         shown = {task.id for service in view.services for task in service.tasks}
         gone = {
             m.task.id: m for m in self._tasks(now) if m.task.id not in shown and m.task.node not in (own, "")
@@ -51,6 +57,13 @@ class Missing:
         self._missed = {k: m for k, m in (gone | missed).items() if not self._is_over(m, now)}
         self._last = view
         return self._filled(view) if self._missed else view
+
+    def _look_for_nodes(self, heard: frozenset[str], now: float) -> None:
+        gone = dict.fromkeys(self._heard.keys(), now) | self._lost
+        self._lost = {
+            node: since for node, since in gone.items() if node not in heard and now - since < LOST_STAYS
+        }
+        self._heard = {node: self._heard.get(node, now) for node in heard}
 
     def _tasks(self, now: float) -> list[_Missed]:
         """All of the last view, as if they were missed from now on."""

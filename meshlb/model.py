@@ -130,7 +130,8 @@ class Standing:
     `root` is Docker's data directory, `address` this node's own, `managers` and `peers` those of the managers
     and of all nodes, `desired` what this node itself knows as a manager, None on a worker. `states` are those
     of its own tasks that are not simply up, `hosts` the address of the node that runs a task, by the task's
-    id.
+    id. `overlay` is the file of the namespace in which the ingress network's tunnels end, `lost` are the
+    addresses of nodes that gossip has ceased to show.
     """
 
     root: str = ""
@@ -140,6 +141,8 @@ class Standing:
     desired: Desired | None = None
     states: Mapping[str, BackendState] = field(default_factory=dict)
     hosts: Mapping[str, str] = field(default_factory=dict)
+    overlay: str = ""
+    lost: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,8 @@ class Load(_Child[LoadPlan]):
 class HoldPlan:
     """`count` connections to the addresses in turn, each sending a line every `pause` seconds.
 
-    `greeted`: the server begins with its name. `reopen`: another one follows each that has ended.
+    `greeted`: the server begins with its name. `reopen`: another one follows each that has ended. `renew`:
+    after so many seconds each ends in good order and another one follows; 0 for never.
     """
 
     addresses: tuple[str, ...]  # HOST:PORT
@@ -223,6 +224,7 @@ class HoldPlan:
     seconds: float
     greeted: bool
     reopen: bool
+    renew: float
 
 
 class EchoHold(_Child[HoldPlan]):
@@ -239,8 +241,9 @@ class EchoHold(_Child[HoldPlan]):
         seconds: float = 120.0,
         greeted: bool = False,
         reopen: bool = False,
+        renew: float = 0.0,
     ) -> None:
-        super().__init__(HoldPlan(addresses, count, pause, timeout, seconds, greeted, reopen))
+        super().__init__(HoldPlan(addresses, count, pause, timeout, seconds, greeted, reopen, renew))
 
 
 class WrongAnswerError(Exception):
@@ -393,7 +396,8 @@ class _Holder:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = await self._line(reader) if self.plan.greeted else b""
         number, last = 0, False
-        while not last:
+        until = time.monotonic() + (self.plan.renew or math.inf)
+        while not last and time.monotonic() < until:
             last = self.stop.is_set()  # one exchange after the stop shows that it is still open
             line = b"line %d\n" % number
             writer.write(line)
@@ -405,7 +409,7 @@ class _Holder:
             number += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), self.plan.pause)
-        self.report.open_at_end += 1
+        self.report.open_at_end += last
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes:
         async with asyncio.timeout(self.plan.timeout):

@@ -43,6 +43,7 @@ class Scenario:
     service: tuple[str, ...] = ("--replicas", "5")
     tasks: int = 5
     spared: tuple[str, ...] = ()
+    renew: float = 0.0  # seconds after which a long connection makes way for a new one; 0 for never
     prepare: Callable[[Stage], None] = lambda stage: None  # before the load begins
     look: Callable[[Stage, Seen], None] = lambda stage, seen: None  # measures what the load has seen
 
@@ -170,7 +171,7 @@ class Stage:
 
     def _load(self, scenario: Scenario, rounds: int) -> Seen:
         judged = tuple(node.address for node in self.lab.nodes if node.name not in scenario.spared)
-        with self._long() as hold, self._short() as load:
+        with self._long(scenario) as hold, self._short() as load:
             began = time.monotonic()
             time.sleep(LEAD)
             scenario.act(self, rounds)
@@ -182,9 +183,16 @@ class Stage:
         addresses = [f"{node.address}:80" for node in self.lab.nodes]
         return Load(addresses, rate=RATE, concurrency=MOST_OPEN, steady=True, seconds=LONGEST)
 
-    def _long(self) -> EchoHold:
+    def _long(self, scenario: Scenario) -> EchoHold:
         addresses = [f"{node.address}:9000" for node in self.lab.nodes]
-        return EchoHold(*addresses, count=LONG, greeted=True, reopen=True, seconds=LONGEST)
+        return EchoHold(
+            *addresses, count=LONG, greeted=True, reopen=True, seconds=LONGEST, renew=scenario.renew
+        )
+
+    def _reaches(self, node: Node, tasks: int) -> bool:
+        """Whether all tasks have answered there, asked in turn."""
+        turns = range(2 * tasks)
+        return len({self.answers(node) for _ in turns} - {""}) == tasks and all(greets(node) for _ in turns)
 
     @contextlib.contextmanager
     def _serving(self, scenario: Scenario) -> Iterator[None]:
@@ -193,13 +201,9 @@ class Stage:
         try:
             self.await_running(scenario.tasks)
             eventually(
-                lambda: all(
-                    self.answers(node) and greets(node)
-                    for node in self.lab.nodes
-                    for _ in range(scenario.tasks)
-                ),
+                lambda: all(self._reaches(node, scenario.tasks) for node in self.lab.nodes),
                 timeout=PATIENCE,
-                what="every node to answer on all ports",
+                what="every node to lead to all tasks on all ports",
             )
             yield
         finally:

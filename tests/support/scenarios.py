@@ -271,6 +271,7 @@ ALL = (
         service=GLOBAL,
         tasks=3,
         spared=("node3",),
+        renew=8.0,  # so that some are on the node again when it is lost again
         look=look_reset,
     ),
     Scenario(

@@ -63,6 +63,24 @@ def test_a_service_all_of_whose_tasks_are_lost_is_still_there(missing: Missing) 
     assert view.services[0].name == "web"
 
 
+def test_nodes_are_lost_from_when_gossip_ceases_to_show_them(missing: Missing) -> None:
+    assert missing.lost == frozenset()
+    missing.remember(view_of("a1", "b2", heard="ab"), OWN, 1.0)
+    missing.remember(view_of("a1", heard="a"), OWN, 2.0)
+    assert missing.lost == {"b", "c"}
+    missing.remember(view_of("a1", "c3", heard="ac"), OWN, 3.0)
+    assert missing.lost == {"b"}
+
+
+def test_lost_nodes_are_given_up_after_long(missing: Missing) -> None:
+    alone = view_of("a1", heard="a")
+    for now in (1.0, 0.9 + LOST_STAYS):
+        missing.remember(alone, OWN, now)
+        assert missing.lost == {"b", "c"}
+    missing.remember(alone, OWN, 1.0 + LOST_STAYS)
+    assert missing.lost == frozenset()
+
+
 def test_task_that_has_ended_drains_for_a_moment(missing: Missing) -> None:
     ended = view_of("a1", "b2", heard="abc")
     assert states(missing.remember(ended, OWN, 1.0)) == {"a1": UP, "b2": UP, "c3": DRAINING}
