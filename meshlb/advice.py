@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshlb.model import ChannelStatus, Desired, Remote, Standing
 from meshlb.overlay import Overlay
-from meshlb.peers import Peers
 from meshlb.remembered import Memory
+
+if TYPE_CHECKING:
+    from meshlb.peers import Peers
 
 
 class Source(Protocol):
@@ -54,8 +56,12 @@ class Advice:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        root = await self._first_root()
+        # Not before: its TLS and HTTP clients take a quarter of an agent's start, and ports come first.
+        from meshlb.peers import Peers  # noqa: PLC0415
+
         peers = self._peers = Peers(
-            await self._first_root(),
+            root,
             address=self._address,
             port=self._port,
             on_desired=self._hear,
