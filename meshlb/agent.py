@@ -141,7 +141,7 @@ async def _compose(config: Config, replace: bool) -> None:
 def _source(config: Config) -> Source:
     if config.config is not None:
         return StaticSource(config.config)
-    from meshlb.engine import SwarmSource  # noqa: PLC0415  # the docker SDK is 20 MB that a file does not need
+    from meshlb.engine import SwarmSource  # noqa: PLC0415  # a file needs no engine
 
     return SwarmSource()
 
@@ -153,9 +153,9 @@ def _channel(config: Config, source: Source) -> Channel:
     """
     if not config.peers or config.config is not None:
         return contextlib.nullcontext
-    from meshlb._fastpath import enter_namespace  # noqa: PLC0415
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
     from meshlb.overlay import Overlay  # noqa: PLC0415
+    from meshlb.plane import enter_namespace  # noqa: PLC0415
 
     overlay = Overlay(enter_namespace)
     advice = Advice(cast(Any, source), *split_address(config.peers), config.state_dir, overlay)

@@ -1,9 +1,8 @@
-"""The Docker Engine's HTTP API: the engine as the docker SDK finds it, and one connection to it.
+"""The Docker Engine's HTTP API over one connection.
 
-The SDK chooses the engine (DOCKER_HOST, the CLI's context, TLS) and dials it. The requests go through
-`http.client` instead of the SDK's session, for three reasons: the view is asked for four times a second
-and a request costs 0.17 ms of CPU here and 0.8 ms there; an answer has a bound; and another thread can
-end a request that hangs, the event stream's endless one included.
+The requests go through `http.client` instead of the docker SDK's session, for three reasons: the view
+is asked for four times a second and a request costs 0.17 ms of CPU here and 0.8 ms there; an answer has
+a bound; and another thread can end a request that hangs, the event stream's endless one included.
 """
 
 from __future__ import annotations
@@ -15,12 +14,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
-
-import docker
-import requests
-from docker.errors import DockerException
 
 from meshlb.errors import EngineError
 from meshlb.text import printable
@@ -28,10 +21,6 @@ from meshlb.text import printable
 TIMEOUT = 5.0  # seconds that the engine may leave a request without a byte
 LARGEST = 32 << 20  # bytes of one answer; a task takes about 170, so a bound that no Swarm reaches
 LONGEST_EVENT = 1 << 20
-
-# Any version that the SDK accepts: it only keeps the SDK from asking the engine by itself, which nothing
-# could interrupt, and which wraps "permission denied" in five exceptions. `negotiate` asks.
-_UNUSED_VERSION = "1.44"
 
 
 class AnswerError(EngineError):
@@ -54,32 +43,8 @@ class Engine:
         return Connection(self.dial, self.address)
 
 
-def find(base_url: str | None = None) -> Engine:
-    """The engine at `base_url`, or where the docker CLI would look for one. It is not asked anything yet."""
-    try:
-        client = _client(base_url).api
-    except (DockerException, OSError, ValueError) as error:
-        raise EngineError(
-            f"cannot tell which Docker Engine to follow ({error}); check DOCKER_HOST"
-        ) from error
-    url = client.base_url
-    adapter: Any = client.get_adapter(url)  # the SDK's stubs do not know its adapters' methods
-    path = getattr(adapter, "socket_path", None)
-    if isinstance(path, str):
-        return Engine(partial(_dial_unix, path), path)
-    prepared = client.prepare_request(requests.Request("GET", url))
-    pool = adapter.get_connection_with_tls_context(prepared, verify=client.verify, cert=client.cert)
-    return Engine(partial(_dial_pool, pool), url)
-
-
-def _client(base_url: str | None) -> docker.DockerClient:
-    if base_url is None:
-        return docker.from_env(version=_UNUSED_VERSION)
-    return docker.DockerClient(base_url=base_url, version=_UNUSED_VERSION)
-
-
-def _dial_unix(path: str) -> socket.socket:
-    """As the SDK does it, but for the socket that it leaves open on failure."""
+def dial_unix(path: str) -> socket.socket:
+    """A connection to the engine behind a Unix socket."""
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.settimeout(TIMEOUT)
@@ -87,14 +52,6 @@ def _dial_unix(path: str) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-    return sock
-
-
-def _dial_pool(pool: Any) -> socket.socket:
-    connection = pool._new_conn()  # noqa: SLF001  # the only way to a connection of one's own
-    connection.timeout = TIMEOUT
-    connection.connect()
-    sock: socket.socket = connection.sock
     return sock
 
 
@@ -191,7 +148,7 @@ class Connection:
 
 
 class _Http(http.client.HTTPConnection):
-    """http.client over the socket that the SDK dials."""
+    """http.client over a socket that is dialed elsewhere."""
 
     def __init__(self, dial: Callable[[], socket.socket]) -> None:
         super().__init__("docker", timeout=TIMEOUT)

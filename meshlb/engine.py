@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from meshlb import docker_api, docker_view
+from meshlb import docker_engine, docker_view
 from meshlb.docker_follow import Doubt, Known, NotInSwarm, NotReady, Session
 from meshlb.errors import EngineError
 from meshlb.model import ChannelStatus, Desired, Remote, Snapshot, SourceStatus, Standing
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class SwarmSource:
-    """Snapshots of the Swarm as this node's engine knows it. `base_url` None: where the docker CLI looks."""
+    """Snapshots of the Swarm as this node's engine knows it. `base_url` None: see `docker_engine`."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class SwarmSource:
                 loop.call_soon_threadsafe(self.on_standing, standing)
 
         def session(known: Known, send: Callable[[Snapshot], None]) -> Session:
-            engine = docker_api.find(self._base_url)
+            engine = docker_engine.find(self._base_url)
             return Session(
                 engine,
                 known,

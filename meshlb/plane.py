@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from meshlb.inherited import Named
     from meshlb.listen import Opening
 
+__all__ = ["Listeners", "Plane", "enter_namespace"]
+
 _Key = tuple[str, str, int]
 _TOLD = 3000  # milliseconds that clients wait to be accepted before that is a problem
 _RELEASING = 5.0  # seconds that workers get to let go of all listeners; one turn of theirs is enough

@@ -15,12 +15,12 @@ def essence(value: Any) -> Any:
 
 
 def unordered(value: Any, key: str = "") -> Any:
-    """The JSON with those lists sorted that docker's client orders by chance.
+    """The JSON with those lists sorted that docker's client orders by chance, a range's ports for one.
 
     And the mounts: it sorts them at every update of whatever else, which makes Swarm replace all tasks.
     """
     if isinstance(value, dict):
         return {name: unordered(item, name) for name, item in value.items()}
-    if key in ("Env", "Mounts", "Secrets", "Configs", "GenericResources"):
+    if key in ("Env", "Mounts", "Secrets", "Configs", "GenericResources", "Ports"):
         return sorted(value, key=lambda entry: json.dumps(entry, sort_keys=True))
     return value
