@@ -15,19 +15,20 @@ STRANGE: tuple[Any, ...] = (
 
 
 def mutate(data: bytes, most: int, seed: int) -> bytes | None:
-    """Another JSON text; None when `data` is none or the new one has more than `most` bytes."""
+    """Another JSON text; None when `data` is none or nested too deeply, or when the new one is too long."""
     try:
-        found = json.loads(data)
+        text = json.dumps(
+            _often_changed(json.loads(data), random.Random(seed)), separators=(",", ":")
+        ).encode()
     except (ValueError, RecursionError):
         return None
-    chance = random.Random(seed)
+    return text if len(text) <= most else None
+
+
+def _often_changed(found: Any, chance: random.Random) -> Any:
     for _ in range(chance.randint(1, 4)):
         found = _changed(found, chance)
-    try:
-        text = json.dumps(found, separators=(",", ":")).encode()
-    except (RecursionError, ValueError):
-        return None
-    return text if len(text) <= most else None
+    return found
 
 
 def _changed(found: Any, chance: random.Random) -> Any:

@@ -88,3 +88,10 @@ def check_header(data: bytes) -> None:
         for version in (1, 2):
             header = format_header(version, source, source_port, destination, port)
             assert parse(header) == (len(header), *whole[1:])
+
+
+def test_mutator_leaves_alone_what_is_nested_too_deeply() -> None:
+    """The parser is written in C and takes deeper values than what copies and writes them."""
+    mutate = importlib.import_module("json_mutator").mutate
+    deep = b"[" * 900 + b"]" * 900
+    assert {mutate(b'{"a":%s,"b":[]}' % deep, 6000, seed) for seed in range(200)} >= {None}
