@@ -1,0 +1,1 @@
+"""Benchmarks of meshlb beside its peers, all in one run, in interleaved rounds."""

@@ -1,0 +1,72 @@
+"""What meshlb is to reach, as ratios to its peers' medians in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.figures import median
+from benchmarks.results import Results, best
+
+PROXIES = ("haproxy", "haproxy-splice", "nginx")
+OURS = "meshlb"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A figure of meshlb over the best of some peers'; less is better where `lowest`."""
+
+    what: str
+    axis: str
+    measure: str
+    peers: Sequence[str]
+    floor: float
+    aim: float
+    lowest: bool = False
+
+
+AIMS = (
+    Aim("connections/s against HAProxy", "short", "rate", ("haproxy",), 1.10, 1.25),
+    Aim("connections/s against nginx", "short", "rate", ("nginx",), 1.05, 1.20),
+    Aim("connections/s against docker-proxy", "short", "rate", ("docker-proxy",), 2, 3),
+    Aim("CPU for a short connection", "short", "CPU of the proxy", PROXIES, 0.90, 0.75, lowest=True),
+    Aim("requests/s over lasting connections", "keep", "rate", PROXIES, 1.05, 1.15),
+    Aim("CPU for a request", "keep", "CPU of the proxy", PROXIES, 0.90, 0.80, lowest=True),
+    Aim("p99 at 80 % load", "latency at 80 %", "p99", PROXIES, 1.0, 0.8, lowest=True),
+    Aim("throughput, 1 stream", "bulk, 1 stream", "throughput", PROXIES, 1.0, 1.15),
+    Aim("throughput, 16 streams", "bulk, 16 streams", "throughput", PROXIES, 1.0, 1.15),
+    Aim("throughput, 256 streams", "bulk, 256 streams", "throughput", PROXIES, 1.0, 1.15),
+    Aim("throughput, answers of 64 KiB", "large", "throughput", PROXIES, 1.0, 1.15),
+    Aim("CPU for a GB, 1 stream", "bulk, 1 stream", "CPU of the proxy", PROXIES, 0.9, 0.7, lowest=True),
+    Aim("CPU for a GB, 16 streams", "bulk, 16 streams", "CPU of the proxy", PROXIES, 0.9, 0.7, lowest=True),
+    Aim("UDP packets/s, 64 bytes, against nginx", "UDP, 64 bytes", "rate", ("nginx",), 2, 3),
+    Aim("UDP packets/s, 1,400 bytes, against nginx", "UDP, 1400 bytes", "rate", ("nginx",), 2, 3),
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An aim with its ratio in a run."""
+
+    aim: Aim
+    stage: str
+    ratio: float
+
+    @property
+    def verdict(self) -> str:
+        """`aim`, `floor` or `missed`."""
+        sign = -1 if self.aim.lowest else 1
+        if self.ratio * sign >= self.aim.aim * sign:
+            return "aim"
+        return "floor" if self.ratio * sign >= self.aim.floor * sign else "missed"
+
+
+def judged(results: Results) -> Iterator[Judged]:
+    """Every aim on every stage on which it was measured."""
+    for aim in AIMS:
+        for stage in dict.fromkeys(key.stage for key in results.samples):
+            peers = results.find(aim.axis, stage, aim.measure)
+            medians = {name: median(values) for name, values in peers.items() if values}
+            theirs = best(medians, aim.peers, lowest=aim.lowest)
+            if OURS in medians and theirs:
+                yield Judged(aim, stage, medians[OURS] / theirs)

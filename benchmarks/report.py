@@ -1,0 +1,116 @@
+"""A run as one page of Markdown: verdicts first, then every figure, and plots where matplotlib is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.aims import judged
+from benchmarks.figures import median
+from benchmarks.proxies import PEERS_BY_NAME
+from benchmarks.results import DIRECT, Key, Results, rows
+
+ORDER = (DIRECT, "kernel-dnat", "meshlb", "haproxy", "haproxy-splice", "nginx", "docker-proxy")
+PLOTTED = (
+    ("short", "rate", "short connections a second"),
+    ("short", "CPU of the proxy", "µs of CPU for a short connection"),
+    ("keep", "rate", "requests a second over lasting connections"),
+    ("latency at 80 %", "p99", "p99 at 80 % of the best rate, ms"),
+    ("bulk, 16 streams", "throughput", "Gbit/s, 16 streams"),
+    ("UDP, 64 bytes", "rate", "UDP packets a second, 64 bytes"),
+)
+INTRODUCTION = """# Benchmarks
+
+Written by `scripts/bench report`. Each figure is the median of interleaved rounds in one run, with half the
+distance between the quartiles as a share of it. **direct** is the server without a proxy, **kernel-dnat**
+an address rewritten by nftables: the limits, not peers. The configurations are in [peers/](peers). Stages:
+on the *wire* client, proxy and server are in network namespaces with veth cables, on *loopback* all on one
+host; with *one* the proxies have one core and everything else the others, with *all* everything runs
+anywhere. To measure again: `scripts/bench run`, or `scripts/bench run --quick` for one stage. It says how
+to read a file and compare two: `scripts/bench --help`.
+"""
+
+
+def report(results: Results, output: Path | None) -> int:
+    """Print it, or write it to a file with its plots beside it."""
+    plots = _plot(results, output.parent / "plots") if output else []
+    text = "\n".join(lines(results, plots)) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text)
+    return 0
+
+
+def lines(results: Results, plots: list[str]) -> Iterator[str]:
+    """The page."""
+    yield INTRODUCTION
+    yield "| the run | |\n|---|---|"
+    yield from (f"| {name} | {value} |" for name, value in results.about.items() if value)
+    yield "\n## Where meshlb stands\n"
+    yield "Its median over the best peer's: HAProxy with and without splice and nginx, unless one is named.\n"
+    yield from _verdicts(results)
+    yield from (f"\n![{plot.removesuffix('.svg')}](plots/{plot})" for plot in plots)
+    for stage in dict.fromkeys(key.stage for key in results.samples):
+        yield f"\n## {stage}\n"
+        yield from _table(results, stage)
+
+
+def _verdicts(results: Results) -> Iterator[str]:
+    yield "| | stage | ratio | floor | aim | |\n|---|---|---|---|---|---|"
+    words = {"aim": "reached", "floor": "above the floor", "missed": "**missed**"}
+    for found in judged(results):
+        aim = found.aim
+        figures = f"{found.ratio:.2f} | {aim.floor:g} | {aim.aim:g}"
+        yield f"| {aim.what} | {found.stage} | {figures} | {words[found.verdict]} |"
+
+
+def _table(results: Results, stage: str) -> Iterator[str]:
+    of_stage = [(key, peers) for key, peers in rows(results) if key.stage == stage]
+    names = [name for name in ORDER if any(name in peers for _, peers in of_stage)]
+    yield "| | | " + " | ".join(names) + " |"
+    yield "|---|---" + "|---" * len(names) + "|"
+    for key, peers in of_stage:
+        yield f"| {key.axis} | {_what(key)} | " + " | ".join(_cell(peers.get(name)) for name in names) + " |"
+
+
+def _what(key: Key) -> str:
+    return f"{key.measure}, {key.unit}"
+
+
+def _cell(found: tuple[float, float] | None) -> str:
+    if found is None:
+        return ""
+    value, spread = found
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{text} ±{spread:.0%}" if spread >= 0.005 else text
+
+
+def _plot(results: Results, directory: Path) -> list[str]:
+    """The plots' files; none where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError:
+        return []
+    directory.mkdir(parents=True, exist_ok=True)
+    stages = list(dict.fromkeys(key.stage for key in results.samples))
+    drawn = []
+    for axis, measure, title in PLOTTED:
+        found = {stage: results.find(axis, stage, measure) for stage in stages}
+        if not any(found.values()):
+            continue
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        axes = figure.subplots()
+        names = [name for name in ORDER if name in PEERS_BY_NAME and any(name in by for by in found.values())]
+        for number, name in enumerate(names):
+            heights = [median(by[name]) if by.get(name) else 0.0 for by in found.values()]
+            places = [at + (number - len(names) / 2) * 0.8 / len(names) for at in range(len(stages))]
+            axes.bar(places, heights, 0.8 / len(names), align="edge", label=name)
+        axes.set_xticks(range(len(stages)), stages)
+        axes.set_title(title)
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        name = title.replace(" ", "-").replace("/", "-").replace(",", "").replace("%", "percent") + ".svg"
+        figure.savefig(directory / name, metadata={"Date": None})
+        drawn.append(name)
+    return drawn
