@@ -129,10 +129,15 @@ def _haproxy(setting: Setting, *, splice: bool = False) -> Running:
 
 
 def _nginx(setting: Setting) -> Running:
-    config = render("nginx.conf", setting, modules=STREAM_MODULES)
+    config = render("nginx.conf", setting, **nginx_options(setting))
     return _run(
         setting, ["nginx", "-c", str(config), "-e", str(setting.directory / "nginx-error.log")], config
     )
+
+
+def nginx_options(setting: Setting) -> dict[str, object]:
+    """What its configuration needs beside the routes."""
+    return {"modules": STREAM_MODULES, "traced": bool(setting.prefix)}
 
 
 def _docker_proxy(setting: Setting) -> Running:
