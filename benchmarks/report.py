@@ -27,8 +27,10 @@ distance between the quartiles as a share of it. **direct** is the server withou
 an address rewritten by nftables: the limits, not peers. The configurations are in [peers/](peers). Stages:
 on the *wire* client, proxy and server are in network namespaces with veth cables, on *loopback* all on one
 host; with *one* the proxies have one core and everything else the others, with *all* everything runs
-anywhere. To measure again: `scripts/bench run`, or `scripts/bench run --quick` for one stage. It says how
-to read a file and compare two: `scripts/bench --help`.
+anywhere. To measure again: `scripts/bench run`, or `scripts/bench run --quick` for one stage.
+`scripts/bench compare A B` puts two runs beside each other. On a Raspberry Pi it is the same command, `sudo
+scripts/bench run --output pi.json`: it refuses to measure a board that is hot, throttled or full, and
+writes down which board it was.
 """
 
 
