@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,3 +31,13 @@ def promtool(*words: str, text: str = "") -> str:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     return said
+
+
+MONITORING = Path(__file__).parents[2] / "examples" / "monitoring"
+
+
+def dashboard_queries() -> list[str]:
+    """What the dashboard's panels ask for, of all services."""
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return [query.replace("$service", ".*") for query in found]
