@@ -16,6 +16,7 @@ from meshlb.counts import Statistics
 from meshlb.http_socket import BACKLOG, listening, url_of
 from meshlb.model import Status
 from meshlb.report import counts_document, health, health_document, status_document
+from meshlb.scrape import routes
 
 MAX_CONNECTIONS = 64
 LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
@@ -86,6 +87,7 @@ def application(status: AskStatus, statistics: AskStatistics | None = None) -> w
     app.on_response_prepare.append(_prepare)
     app.add_routes([web.get("/", index), web.get("/healthz", healthz), web.get("/status", status_page)])
     app.add_routes([web.get("/counts", counts_page)])
+    app.add_routes(routes(status, statistics))  # /metrics, /readyz, /sd
     return app
 
 

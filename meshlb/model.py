@@ -279,6 +279,8 @@ class Status:
     counters: Counters = field(default_factory=Counters)
     problems: tuple[str, ...] = ()
     draining: bool = False  # the agent is ending: no new connections
+    table: int = 0  # tables that have been served so far
+    table_changed: float = 0.0  # seconds since 1970: when the last one came
 
 
 def is_address(text: str) -> bool:

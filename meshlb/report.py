@@ -23,6 +23,30 @@ def health(status: Status) -> tuple[bool, str]:
     return False, status.source.problem or f"the {status.source.kind} source has not told anything yet"
 
 
+def readiness(status: Status) -> tuple[bool, str]:
+    """Whether clients may be sent to this node now, and one sentence: a table is served, and a port of it."""
+    healthy, sentence = health(status)
+    if not healthy:
+        return False, sentence
+    if not status.table:
+        return False, "no table is served yet"
+    if status.ports and all(port.state is PortState.FAILED for port in status.ports):
+        return False, "no port is served; /healthz tells why"
+    return True, "ok"
+
+
+def targets(status: Status, address: str, port: int) -> list[dict[str, Any]]:
+    """All nodes' agents, for Prometheus' http_sd. `address` and `port` are where this one was asked."""
+    nodes = {node.address: node.name for node in status.snapshot.nodes} or {address: ""}
+    return [
+        {
+            "targets": [f"[{at}]:{port}" if ":" in at else f"{at}:{port}"],
+            "labels": {"__meta_meshlb_node": name or at},
+        }
+        for at, name in sorted(nodes.items())
+    ]
+
+
 def health_document(status: Status) -> dict[str, Any]:
     """The body of /healthz."""
     healthy, sentence = health(status)

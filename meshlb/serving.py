@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -104,6 +105,10 @@ class Serving:
         self._failures = 0
         self._changed_at = 0.0
         self._counters = Counters()
+        self._tables, self._last_table = (
+            0,
+            0.0,
+        )  # how many have been served, and since 1970 when the last came
         # One thread of our own makes calls follow each other: asyncio.to_thread would leave the call of a
         # cancelled task running beside the next.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plane")
@@ -184,6 +189,8 @@ class Serving:
             counters=counters,
             problems=self.problems,
             draining=self.draining,
+            table=self._tables,
+            table_changed=self._last_table,
         )
 
     async def statistics(self) -> Statistics:
@@ -243,6 +250,7 @@ class Serving:
         self.snapshot, self.table = snapshot, table
         self._now_served(ports)
         self._changed_at = asyncio.get_running_loop().time()
+        self._tables, self._last_table = self._tables + 1, round(time.time(), 3)
         self.first.set()
 
     async def _recheck(self) -> None:

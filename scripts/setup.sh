@@ -45,6 +45,19 @@ ensure_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
+# Prometheus and promtool, unpacked beside Python's programs: its package would start a server on this machine.
+ensure_prometheus() {
+    command -v promtool >/dev/null && command -v prometheus >/dev/null && return 0
+    command -v apt-get >/dev/null || { say "no promtool: install Prometheus for the tests that need it"; return 0; }
+    say "fetching prometheus"
+    local folder
+    folder=$(mktemp -d)
+    (cd "$folder" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } \
+        && dpkg-deb -x prometheus_*.deb .) 2>"$folder/log" || { cat "$folder/log" >&2; die "cannot fetch prometheus"; }
+    mv "$folder"/usr/bin/prom* "$VENV/bin/"
+    rm -r "$folder"
+}
+
 # The virtual environment with meshlb built in place, made again only when what it is made from has changed.
 ensure_venv() {
     local extras=$1 python=python3 stamp="$VENV/.meshlb-$1" now
