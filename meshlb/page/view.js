@@ -5,6 +5,7 @@ import * as format from "./format.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST = 100; // backends of a port, and tasks of a node, that are shown
+const COLUMNS = ["Task", "Node", "State", "Active", "New/s", "In/s", "Out/s", "Failed"];
 const SAID = { aside: "set aside: it failed too often in a row, single connections probe it" };
 const STATES = {
   up: "takes connections",
@@ -137,13 +138,16 @@ function fillService(article, service) {
 function makePort(port) {
   const fold = el("details", "port",
     el("summary", "", el("span", "number", port.port), el("span", "state"), el("span", "facts")),
-    el("p", "reason"), el("div", "scroll"), el("p", "quiet"));
+    el("p", "reason"), el("div"), el("p", "quiet"));
   fold.open = port.backends.length <= 20;
   const table = el("table", "", el("caption", "unseen", `Tasks behind port ${port.port}`), el("thead"), el("tbody"));
   const head = el("tr");
-  for (const title of ["Task", "Node", "State", "Active", "New/s", "In/s", "Out/s", "Failed"]) {
+  // Roles are said because a phone's layout is no table any more for some browsers.
+  table.role = "table";
+  head.role = "row";
+  for (const title of COLUMNS) {
     const cell = el("th", "", title);
-    cell.scope = "col";
+    [cell.scope, cell.role] = ["col", "columnheader"];
     head.append(cell);
   }
   table.tHead.append(head);
@@ -152,13 +156,13 @@ function makePort(port) {
 }
 
 function fillPort(fold, port) {
-  const [summary, reason, scroll, more] = fold.children;
+  const [summary, reason, place, more] = fold.children;
   state(summary.children[1], port.state, port.reason);
   text(summary.children[2], facts(port));
   text(reason, port.reason);
   reason.hidden = !port.reason;
-  scroll.hidden = !port.backends.length;
-  list(scroll.firstElementChild.tBodies[0], port.backends.slice(0, MOST), (one) => one.task, makeBackend, fillBackend);
+  place.hidden = !port.backends.length;
+  list(place.firstElementChild.tBodies[0], port.backends.slice(0, MOST), (one) => one.task, makeBackend, fillBackend);
   more.hidden = port.backends.length > 0 && port.backends.length <= MOST;
   text(more, port.backends.length ? `and ${port.backends.length - MOST} more tasks` : "No task.");
 }
@@ -170,18 +174,22 @@ function facts(port) {
     parts.push(`${format.short(port.counts.open)} active`, `${format.rate(port.pace.accepted)} new/s`);
     for (const [name, title] of [["connect", "connect"], ["first_byte", "first byte"]]) {
       const found = port.counts[name];
-      if (found) parts.push(`${title} p50 ${format.seconds(found[0])}, p99 ${format.seconds(found[1])}`);
+      if (found) parts.push(`${title} p50 ${format.seconds(found[0])}`, `p99 ${format.seconds(found[1])}`);
     }
   }
-  return parts.join(" · ");
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
 }
 
 function makeBackend(one) {
   const row = el("tr");
   const name = el("th", "name", one.name || one.task);
-  name.scope = "row";
+  [name.scope, name.role, row.role] = ["row", "rowheader", "row"];
   row.append(name, el("td", "name"), el("td", "", el("span", "state")));
-  for (let at = 0; at < 5; at++) row.append(el("td", "figure"));
+  for (let at = 3; at < COLUMNS.length; at++) {
+    row.append(el("td", "figure"));
+    row.lastElementChild.dataset.title = COLUMNS[at];
+  }
+  for (const cell of row.cells) cell.role ??= "cell";
   return row;
 }
 
