@@ -240,7 +240,7 @@ async def _status_page(
             await serving.first.wait()
     from meshlb import http  # noqa: PLC0415
 
-    async with http.serve(config.http, status, sockets, serving.statistics):
+    async with http.serve(config.http, status, sockets, serving.statistics, serving.timeline):
         yield
 
 

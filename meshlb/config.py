@@ -23,7 +23,7 @@ class Config:
     """The agent's settings. Every one is also the environment variable MESHLB_<NAME>."""
 
     config: Path | None = None  # a static TOML file instead of the Swarm
-    http: str = "127.0.0.1:9946"  # where /healthz and /status answer; empty for nowhere
+    http: str = "127.0.0.1:9377"  # where the page and /healthz answer; empty for nowhere
     peers: str = "0.0.0.0:7947"  # where other nodes' agents reach this one; empty for no channel
     state_dir: Path | None = Path("/var/lib/meshlb")  # for what managers told last; None for nowhere
     workers: int = 0  # threads that move bytes; 0 is one per core
@@ -40,7 +40,7 @@ _DEFAULTS = Config()
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Host and port of `127.0.0.1:9946` or `[::1]:9946`; ValueError when it is neither."""
+    """Host and port of `127.0.0.1:9377` or `[::1]:9377`; ValueError when it is neither."""
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
         raise ValueError(text)
@@ -60,8 +60,8 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
         split_address(value)
     except ValueError as error:
         raise click.BadParameter(
-            f'"{value}" is not ADDRESS:PORT; write for example 127.0.0.1:9946, [::1]:9946, '
-            "0.0.0.0:9946 for every address of this machine, or off"
+            f'"{value}" is not ADDRESS:PORT; write for example 127.0.0.1:9377, [::1]:9377, '
+            "0.0.0.0:9377 for every address of this machine, or off"
         ) from error
     return value
 
@@ -99,7 +99,7 @@ _OPTIONS = (
         default=_DEFAULTS.http,
         show_default=True,
         callback=_address,
-        help="Where GET /healthz and GET /status answer; off for nowhere.",
+        help="Where the page of this node, GET /healthz and GET /api/v1/status answer; off for nowhere.",
     ),
     _option(
         "--peers",

@@ -1,4 +1,4 @@
-"""The agent's HTTP server: /healthz says whether this node works, /status how, /counts how much."""
+"""The agent's HTTP server: the page, /healthz, and what programs read under /api/v1 (docs/api.md)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 import meshlb
+from meshlb import http_page
+from meshlb.config import split_address
 from meshlb.counts import Statistics
+from meshlb.http_events import Streams
+from meshlb.http_guard import refusal
 from meshlb.http_socket import BACKLOG, listening, url_of
+from meshlb.live import Live
 from meshlb.model import Status
 from meshlb.report import counts_document, health, health_document, status_document
 from meshlb.scrape import routes
+from meshlb.timeline import Timeline
 
 MAX_CONNECTIONS = 64
 LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
+PROBES = frozenset({"/healthz"})  # load balancers ask with any Host
 
 AskStatus = Callable[[], Awaitable[Status]]
 AskStatistics = Callable[[], Awaitable[Statistics]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
@@ -31,6 +40,7 @@ async def serve(
     status: AskStatus,
     sockets: Sequence[socket.socket] | None = None,
     statistics: AskStatistics | None = None,
+    timeline: Timeline | None = None,
 ) -> AsyncIterator[str]:
     """Answer at `address` while the block runs. Gives the URL, or an empty text when `address` is empty.
 
@@ -40,8 +50,13 @@ async def serve(
         yield ""
         return
     mine = await listening(address) if sockets is None else [each.dup() for each in sockets]
+    live = Live(status, statistics, timeline or Timeline())
+    streams = Streams(live)
+    app = application(status, statistics, _names(address))
+    app.add_routes([web.get("/api/v1/events", streams.answer, allow_head=False)])
+    app.on_shutdown.append(streams.end)
     runner = web.AppRunner(
-        application(status, statistics),
+        app,
         access_log=None,
         handle_signals=False,
         max_line_size=2048,
@@ -50,26 +65,26 @@ async def serve(
         shutdown_timeout=1,
     )
     await runner.setup()
-    door = _Door(cast("web.Server", runner.server))
+    door = _Door(cast("web.Server", runner.server), streams.protocols)
     try:
         loop = asyncio.get_running_loop()
         servers = [await loop.create_server(door, sock=each, backlog=BACKLOG) for each in mine]
-        overdue = asyncio.create_task(door.close_overdue())
+        tasks = [asyncio.create_task(each) for each in (door.close_overdue(), live.run())]
         try:
             yield url_of(mine[0])
         finally:
-            overdue.cancel()
+            for task in tasks:
+                task.cancel()
             for server in servers:
                 server.close()  # not wait_closed: it would wait for clients, which cleanup() ends
     finally:
         await runner.cleanup()
 
 
-def application(status: AskStatus, statistics: AskStatistics | None = None) -> web.Application:
-    """The pages. Whoever adds one adds a route here."""
-
-    async def index(_request: web.Request) -> web.Response:
-        return web.Response(text=f"meshlb-agent {meshlb.__version__}: see /status, /counts and /healthz\n")
+def application(
+    status: AskStatus, statistics: AskStatistics | None = None, names: frozenset[str] = frozenset()
+) -> web.Application:
+    """What is answered at once. Whoever adds a page adds a route here. `names` are those of this node."""
 
     async def healthz(_request: web.Request) -> web.Response:
         now = await status()
@@ -83,12 +98,27 @@ def application(status: AskStatus, statistics: AskStatistics | None = None) -> w
             raise web.HTTPNotFound
         return _json(counts_document(await statistics()))
 
-    app = web.Application(client_max_size=1024)
+    app = web.Application(client_max_size=1024, middlewares=[_guard(names)])
     app.on_response_prepare.append(_prepare)
-    app.add_routes([web.get("/", index), web.get("/healthz", healthz), web.get("/status", status_page)])
-    app.add_routes([web.get("/counts", counts_page)])
+    app.add_routes([web.get("/", http_page.answer), web.get("/page/{name}", http_page.answer)])
+    app.add_routes([web.get("/healthz", healthz), web.get("/api/v1/status", status_page)])
+    app.add_routes([web.get("/api/v1/counts", counts_page)])
     app.add_routes(routes(status, statistics))  # /metrics, /readyz, /sd
     return app
+
+
+def _names(address: str) -> frozenset[str]:
+    """Names by which this node's page may be asked for: its own, and that of --http."""
+    return frozenset({socket.gethostname().lower(), split_address(address)[0].lower()} - {""})
+
+
+def _guard(names: frozenset[str]) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        sentence = "" if request.path in PROBES else refusal(request.headers, names)
+        return web.Response(status=403, text=sentence) if sentence else await handler(request)
+
+    return guard
 
 
 async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:
@@ -96,6 +126,10 @@ async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = f"meshlb/{meshlb.__version__}"
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = http_page.POLICY
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers["Referrer-Policy"] = "no-referrer"
 
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:
@@ -108,8 +142,8 @@ class _Door:
     aiohttp has no limit of either kind: it waits for ever for a first request.
     """
 
-    def __init__(self, server: web.Server) -> None:
-        self._server = server
+    def __init__(self, server: web.Server, staying: set[Any]) -> None:
+        self._server, self._staying = server, staying  # `staying` may be there for longer
 
     def __call__(self) -> asyncio.Protocol:
         return self._server() if len(self._server.connections) < MAX_CONNECTIONS else _Refusal()
@@ -120,7 +154,7 @@ class _Door:
         while True:
             await asyncio.sleep(LIFETIME)
             open_now = set(self._server.connections)
-            for connection in seen & open_now:
+            for connection in (seen & open_now) - self._staying:
                 connection.force_close()
             seen = open_now
 

@@ -62,7 +62,7 @@ def _of_agent(status: Status, usage: Usage, left_out: int) -> Iterator[Family]:
     about = {"version": status.version, "python": platform.python_version(), "machine": platform.machine()}
     yield _one("build_info", "The agent's version.", 1, **about)
     yield _one("draining", "1 while the agent is ending and takes no new connections.", status.draining)
-    yield _one("problems", "Sentences about what is wrong; /status tells them.", len(status.problems))
+    yield _one("problems", "Sentences about what is wrong; /api/v1/status tells them.", len(status.problems))
     yield _one(
         "table_changes", "Tables that have been served; a change makes a new one.", status.table, "counter"
     )

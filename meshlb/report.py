@@ -1,4 +1,4 @@
-"""What the agent says of itself, as plain data for JSON. Pure.
+"""What the agent says of itself, as plain data for JSON. Pure. docs/api.md explains every member.
 
 Labels are left out on purpose: those of other programs may hold secrets.
 """
@@ -9,8 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from meshlb.counts import Statistics
-from meshlb.model import Port, PortState, PortStatus, Service, Status, Task
+from meshlb.model import Node, Port, PortState, PortStatus, Service, Status, Task
+from meshlb.timeline import Event
+from meshlb.window import Window
 
+API = 1  # the version in the paths; members may be added to it, what is there keeps its meaning
 _HISTOGRAMS = ("connect", "first_byte", "duration")
 
 
@@ -59,24 +62,80 @@ def health_document(status: Status) -> dict[str, Any]:
 
 
 def status_document(status: Status) -> dict[str, Any]:
-    """The body of /status."""
+    """The body of /api/v1/status."""
     return {
+        "api": API,
         "version": status.version,
         "draining": status.draining,
         "source": _source(status),
         "channel": asdict(status.source.channel) if status.source.channel else None,
         "ports": [_port_status(port) for port in status.ports],
         "services": [_service(service) for service in status.snapshot.services],
-        "nodes": [
-            {"id": node.id, "name": node.name, "address": node.address} for node in status.snapshot.nodes
-        ],
+        "nodes": [_node(node, status) for node in status.snapshot.nodes],
         "counters": asdict(status.counters) | {"open": status.counters.open},
         "problems": _problems(status),
     }
 
 
+def _node(node: Node, status: Status) -> dict[str, Any]:
+    channel = status.source.channel
+    dead, suspected = (channel.dead, channel.suspected) if channel else ((), ())
+    return {
+        "id": node.id,
+        "name": node.name,
+        "address": node.address,
+        "self": node.address == status.snapshot.node or node.id == status.source.node != "",
+        "state": "dead" if node.address in dead else "suspected" if node.address in suspected else "up",
+    }
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """One of the events of /api/v1/events."""
+    return {
+        "id": event.id,
+        "time": round(event.at, 3),
+        "kind": event.news.kind,
+        "text": event.news.text,
+        **event.news.about,
+    }
+
+
+def live_document(statistics: Statistics, window: Window, at: float) -> dict[str, Any]:
+    """The counts of /api/v1/events, at a time in seconds since 1970; `window` says what is usual of late."""
+    return {
+        "time": round(at, 3),
+        "ports": [
+            {
+                "port": str(port),
+                "open": counts.accepted - counts.closed,
+                "accepted": counts.accepted,
+                "failed": sum(asdict(counts.refused).values()),
+                "failovers": counts.failovers,
+                "received": counts.received,
+                "sent": counts.sent,
+                "connect": window.quantiles(port, "connect"),
+                "first_byte": window.quantiles(port, "first_byte"),
+            }
+            for port, counts in statistics.of_ports()
+        ],
+        "backends": [
+            {
+                "port": str(port),
+                "task": backend.task,
+                "active": counts.active,
+                "connected": counts.connected,
+                "failed": counts.failed,
+                "received": counts.received,
+                "sent": counts.sent,
+                "aside": counts.aside,
+            }
+            for port, backend, counts in statistics.of_backends()
+        ],
+    }
+
+
 def counts_document(statistics: Statistics) -> dict[str, Any]:
-    """The body of /counts: what was counted since the start, without the histograms."""
+    """The body of /api/v1/counts: what was counted since the start, without the histograms."""
     return {
         "ports": [
             {"port": str(port), "open": counts.accepted - counts.closed} | _plain(asdict(counts))

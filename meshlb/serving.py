@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Protocol, Self, TypeVar
 
 import meshlb
-from meshlb import changes
+from meshlb import changes, timeline
 from meshlb.counts import Statistics
 from meshlb.errors import MeshError
 from meshlb.inherited import Named
@@ -98,6 +98,7 @@ class Serving:
         self.first = asyncio.Event()  # set once a snapshot is served
         self.still = asyncio.Lock()  # whoever holds it keeps the plane as it is
         self.left = False  # another agent serves the ports
+        self.timeline = timeline.Timeline()  # what happened, for the page
         self._plane = plane
         self._newest: Snapshot | None = None
         self._wake = asyncio.Event()
@@ -134,6 +135,7 @@ class Serving:
         self._faults[part] = sentence
         problems = (*self.table.problems, *(text for text in self._faults.values() if text))
         _tell(changes.of_problems(self.problems, problems))
+        self.timeline.tell(timeline.of_problems(self.problems, problems))
         self.problems = problems
 
     async def run(self) -> None:
@@ -247,6 +249,7 @@ class Serving:
         table = await self._call(lambda: build(snapshot))
         ports = await self._call(lambda: self._plane.apply(table))
         _tell(changes.of_backends(self.table, table))
+        self.timeline.tell(timeline.of_tables(self.table, table))
         self.snapshot, self.table = snapshot, table
         self._now_served(ports)
         self._changed_at = asyncio.get_running_loop().time()
@@ -260,6 +263,7 @@ class Serving:
         if self.left:
             return
         _tell(changes.of_ports(self.ports, ports, self.table))
+        self.timeline.tell(timeline.of_ports(self.ports, ports))
         self.ports = ports
 
     def _failed(self, sentence: str) -> None:

@@ -58,7 +58,7 @@ def status(format_: str, agent: AgentView) -> None:
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:
-    """The agent's /status for people (pure)."""
+    """The agent's /api/v1/status for people (pure)."""
     source, counters, channel = found["source"], found["counters"], found.get("channel")
     states = [port["state"] for port in found["ports"]]
     counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "none"

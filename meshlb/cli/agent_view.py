@@ -15,7 +15,7 @@ import click
 from meshlb.cli.parameters import Parsed
 from meshlb.errors import ConfigError, MeshError
 
-DEFAULT = "http://127.0.0.1:9946"
+DEFAULT = "http://127.0.0.1:9377"
 PATIENCE = 10.0  # seconds
 LARGEST = 64 * 2**20  # bytes of an answer
 
@@ -33,12 +33,12 @@ class AgentView:
     url: str
 
     def status(self) -> Json:
-        """/status: ports, services with their backends, nodes, problems."""
-        return self._get("/status")
+        """/api/v1/status: ports, services with their backends, nodes, problems."""
+        return self._get("/api/v1/status")
 
     def counts(self) -> Json:
-        """/counts: what was counted of each port and backend."""
-        return self._get("/counts")
+        """/api/v1/counts: what was counted of each port and backend."""
+        return self._get("/api/v1/counts")
 
     def _get(self, path: str) -> Json:
         # The environment's proxies are for the world outside, not for this node.
@@ -69,7 +69,7 @@ def _view(text: str) -> AgentView:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(f'"{text}" is not ADDRESS:PORT, such as 127.0.0.1:9946')
+        raise ConfigError(f'"{text}" is not ADDRESS:PORT, such as 127.0.0.1:9377')
     return AgentView(url.rstrip("/"))
 
 
@@ -77,7 +77,7 @@ option = click.option(
     "--agent",
     "agent",
     default=lambda: os.environ.get("MESHLB_AGENT", DEFAULT),
-    show_default="MESHLB_AGENT, or 127.0.0.1:9946",
+    show_default="MESHLB_AGENT, or 127.0.0.1:9377",
     metavar="ADDRESS:PORT",
     type=Parsed(_view, "address"),
     help="Where the agent's --http is",

@@ -27,7 +27,7 @@ TABLE = [name for name in HEADERS if name not in ("Rate",)]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The agent's /status and /counts at one time, in seconds of any clock."""
+    """The agent's /api/v1/status and /api/v1/counts at one time, in seconds of any clock."""
 
     status: Json
     counts: Json

@@ -49,7 +49,7 @@ def await_containers(lab: Lab, count: int, port: int = 80) -> None:
 
 
 def status(node: Node) -> dict[str, object]:
-    return dict(json.loads(node.run(["curl", "-s", "http://127.0.0.1:9946/status"]).stdout))
+    return dict(json.loads(node.run(["curl", "-s", "http://127.0.0.1:9377/api/v1/status"]).stdout))
 
 
 def short(lab: Lab) -> Load:

@@ -22,7 +22,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
 SOON = 1.0  # seconds that it may take; a busy machine gets three attempts
 ATTEMPTS = 3
-_STATUS = "import urllib.request as of; print(of.urlopen('http://127.0.0.1:9946/status').read().decode())"
+_STATUS = (
+    "import urllib.request as of; print(of.urlopen('http://127.0.0.1:9377/api/v1/status').read().decode())"
+)
 
 
 def status(node: Node) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Agent:
         except OSError:
             return False
 
-    def status(self, path: str = "/status") -> dict[str, Any]:
+    def status(self, path: str = "/api/v1/status") -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=START)
         try:
             connection.request("GET", path)

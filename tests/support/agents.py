@@ -15,7 +15,7 @@ from waiting import eventually
 
 from meshlb.lab import Lab, Node
 
-HTTP_PORT = 9946
+HTTP_PORT = 9377
 STOP_SECONDS = 45.0
 START_SECONDS = 120.0  # an engine whose machine was off needs up to a minute to be in its Swarm again
 STATE_DIR = "/var/lib/meshlb"  # each node has its own
@@ -45,7 +45,7 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """What it says of itself; empty when it does not answer."""
-        return self._get("status") or {}
+        return self._get("api/v1/status") or {}
 
     def _get(self, path: str) -> dict[str, Any] | None:
         try:

@@ -101,5 +101,5 @@ class Meshlb:
         return agent.worker_pid() not in (0, before) and agent.healthy()
 
     def set_aside(self, node: Node, by: Node) -> bool:
-        """As `/status` has it."""
+        """As `/api/v1/status` has it."""
         return "up" not in self.agents.current[by.name].states_on("web", node.address)

@@ -161,8 +161,8 @@ class Agent:
                     await asyncio.sleep(0.002)
 
     async def status(self, predicate: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """The first /status that is as the predicate wants it."""
-        while not predicate(status := (await self.get("/status"))[1]):  # noqa: ASYNC110  # as above
+        """The first /api/v1/status that is as the predicate wants it."""
+        while not predicate(status := (await self.get("/api/v1/status"))[1]):  # noqa: ASYNC110  # as above
             await asyncio.sleep(0.01)
         return status
 
@@ -244,7 +244,7 @@ def test_a_port_that_failed_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) 
 
         async def scenario() -> None:
             await agent.until(lambda: agent.plane.calls.count("recheck") > 2)
-            assert (await agent.get("/status"))[1]["ports"][0]["state"] == "failed"
+            assert (await agent.get("/api/v1/status"))[1]["ports"][0]["state"] == "failed"
             agent.plane.failed.clear()
             await agent.status(lambda status: status["ports"][0]["state"] == "serving")
 
@@ -290,7 +290,7 @@ def test_a_source_that_breaks_is_started_again_and_the_table_stays(
             assert str(error) in status["problems"][0]
             assert agent.plane.served() == [80]
             await agent.until(lambda: agent.plane.served() == [81])
-            assert (await agent.get("/status"))[1]["problems"] == []
+            assert (await agent.get("/api/v1/status"))[1]["problems"] == []
 
         await during(agent, scenario)
 

@@ -147,7 +147,7 @@ class Agent:
     """An agent's HTTP: whatever `pages` say."""
 
     def __init__(self) -> None:
-        self.pages: dict[str, Any] = {"/status": STATUS, "/counts": counts(10)}
+        self.pages: dict[str, Any] = {"/api/v1/status": STATUS, "/api/v1/counts": counts(10)}
         agent = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -204,9 +204,13 @@ def test_ps(run: Callable[..., Result]) -> None:
 def test_ps_of_what_is_not_there(run: Callable[..., Result], agent: Agent) -> None:
     bad = run("ps", "--filter", "color=red")
     assert (bad.exit_code, '"color" is not one of port, service' in bad.stderr) == (1, True)
-    answers: list[tuple[Any, str]] = [(None, "that knows /status"), (b"x", "is not a"), ([], "is not a")]
+    answers: list[tuple[Any, str]] = [
+        (None, "that knows /api/v1/status"),
+        (b"x", "is not a"),
+        ([], "is not a"),
+    ]
     for answer, says in answers:
-        agent.pages = {"/status": answer}
+        agent.pages = {"/api/v1/status": answer}
         result = run("ps")
         assert (result.exit_code, says in result.stderr) == (1, True), result.stderr
     gone = run("ps", "--agent", "127.0.0.1:1")

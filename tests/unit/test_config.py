@@ -99,7 +99,7 @@ def test_http_can_be_switched_off(text: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [
-        ("--http", ":80", '":80" is not ADDRESS:PORT; write for example 127.0.0.1:9946'),
+        ("--http", ":80", '":80" is not ADDRESS:PORT; write for example 127.0.0.1:9377'),
         ("--http", "::1:80", '"::1:80" is not ADDRESS:PORT'),
         ("--http", "127.0.0.1:65536", "is not ADDRESS:PORT"),
         ("--http", "127.0.0.1", "is not ADDRESS:PORT"),
@@ -121,7 +121,7 @@ def test_bad_values_are_usage_errors_that_say_what_is_allowed(option: str, value
 
 def test_addresses_are_split() -> None:
     assert split_address("127.0.0.1:0") == ("127.0.0.1", 0)
-    assert split_address("[::1]:9946") == ("::1", 9946)
+    assert split_address("[::1]:9377") == ("::1", 9377)
     assert split_address("localhost:1") == ("localhost", 1)
 
 

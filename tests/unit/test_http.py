@@ -86,7 +86,7 @@ def test_counts_are_those_of_the_plane(mesh: Mesh) -> None:
 
     async def run() -> None:
         async with asyncio.timeout(30), http.serve("127.0.0.1:0", ask, None, statistics) as url:
-            status, text = await get(f"{url}counts" if url.endswith("/") else f"{url}/counts")
+            status, text = await get(f"{url}api/v1/counts" if url.endswith("/") else f"{url}/api/v1/counts")
             found = json.loads(text)
             (backend,) = found["backends"]
             assert status == 200
@@ -100,7 +100,7 @@ def test_counts_are_those_of_the_plane(mesh: Mesh) -> None:
 
 def test_where_nothing_is_counted_there_is_no_such_page() -> None:
     async def scenario(url: str) -> None:
-        assert (await get(f"{url.rstrip('/')}/counts"))[0] == 404
+        assert (await get(f"{url.rstrip('/')}/api/v1/counts"))[0] == 404
 
     serving(WHOLE, scenario)
 
@@ -123,7 +123,8 @@ def body_of(status: Status, path: str, expected: int = 200) -> dict[str, object]
 
 
 def test_status_says_everything_but_the_labels() -> None:
-    assert body_of(WHOLE, "/status") == {
+    assert body_of(WHOLE, "/api/v1/status") == {
+        "api": 1,
         "channel": None,
         "version": "0.1.0",
         "draining": False,
@@ -163,7 +164,7 @@ def test_status_says_everything_but_the_labels() -> None:
                 ],
             }
         ],
-        "nodes": [{"id": "n1", "name": "one", "address": "192.0.2.1"}],
+        "nodes": [{"id": "n1", "name": "one", "address": "192.0.2.1", "self": True, "state": "up"}],
         "counters": {
             "accepted": 5,
             "closed": 3,
@@ -204,12 +205,12 @@ def test_healthz_names_failed_ports_and_problems() -> None:
     assert body_of(Status("0", AWAY), "/healthz", 503)["problems"] == [AWAY.problem]
 
 
-def test_the_index_names_the_pages_and_only_get_is_answered() -> None:
+def test_only_get_is_answered_and_only_where_something_is() -> None:
     async def scenario(url: str) -> None:
-        assert "/status" in (await get(url))[1]
-        assert (await get(url + "/nothing"))[0] == 404
+        for path in ("/nothing", "/status", "/page/", "/page/nothing", "/page/..%2fhttp.py"):
+            assert (await get(url + path))[0] == 404
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
-            assert (await get(url + "/status", method))[0] == 405
+            assert (await get(url + "/api/v1/status", method))[0] == 405
         assert (await get(url + "/?" + "x" * 5000))[0] == 400
         assert (await get(url, header="x" * 9000))[0] == 400
 
@@ -256,7 +257,7 @@ def test_who_never_asks_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario(url: str) -> None:
         reader, writer = await connect(url)
-        writer.write(b"GET /status HTTP/1.1\r\nX: ")
+        writer.write(b"GET /api/v1/status HTTP/1.1\r\nX: ")
         assert await reader.read() == b""
         writer.close()
 
@@ -268,7 +269,7 @@ def test_a_bug_in_a_page_is_an_error_and_the_server_lives(caplog: pytest.LogCapt
         raise RuntimeError("bug")
 
     async def scenario(url: str) -> None:
-        assert (await get(url + "/status"))[0] == 500
+        assert (await get(url + "/api/v1/status"))[0] == 500
         assert (await get(url))[0] == 200
 
     serving(broken, scenario)

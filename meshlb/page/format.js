@@ -1,0 +1,39 @@
+// Numbers for people.
+
+const whole = new Intl.NumberFormat("en");
+
+export function count(number) {
+  return whole.format(Math.round(number));
+}
+
+export function short(number) {
+  if (number < 10_000) return count(number);
+  const step = number < 1e6 ? [1e3, "k"] : number < 1e9 ? [1e6, "M"] : [1e9, "G"];
+  return `${digits(number / step[0])}${step[1]}`;
+}
+
+export function rate(perSecond) {
+  if (perSecond === null) return "–";
+  return perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : short(perSecond);
+}
+
+export function bytes(number) {
+  if (number === null) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
+  let unit = 0;
+  while (number >= 999.5 && unit < units.length - 1) [number, unit] = [number / 1000, unit + 1];
+  return `${unit ? digits(number) : Math.round(number)} ${units[unit]}`;
+}
+
+export function seconds(time) {
+  if (time < 0.001) return `${Math.round(time * 1e6)} µs`;
+  return time < 1 ? `${digits(time * 1000)} ms` : `${digits(time)} s`;
+}
+
+export function clock(time) {
+  return new Date(time * 1000).toLocaleTimeString("en-GB");
+}
+
+function digits(number) {
+  return number < 9.95 ? number.toFixed(1) : String(Math.round(number));
+}

@@ -1,0 +1,260 @@
+// Brings what is known into the document. Names are anybody's: they become text nodes, never HTML.
+// Elements are kept and changed in place, so that focus, selection and what is folded stay as they are.
+
+import * as format from "./format.js";
+
+const $ = (id) => document.getElementById(id);
+const MOST = 100; // backends of a port, and tasks of a node, that are shown
+const COLUMNS = ["Task", "Node", "State", "Active", "New/s", "In/s", "Out/s", "Failed"];
+const SAID = { aside: "set aside: it failed too often in a row, single connections probe it" };
+const STATES = {
+  up: "takes connections",
+  suspected: "its node has fallen silent: new connections go elsewhere",
+  draining: "keeps its connections, takes no new ones",
+  down: "takes no connections",
+  serving: "the agent listens on it",
+  redirected: "Docker holds it; traffic is led to the agent",
+  failed: "not served",
+  dead: "silent for long",
+};
+
+function el(tag, className = "", ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+function text(element, value) {
+  if (element.textContent !== value) element.textContent = value;
+}
+
+// Children of `parent` for `items`, each made once and filled every time.
+function list(parent, items, keyOf, make, fill) {
+  parent.kept ??= new Map();
+  const old = parent.kept;
+  parent.kept = new Map();
+  let place = parent.firstElementChild;
+  for (const item of items) {
+    const key = keyOf(item);
+    if (parent.kept.has(key)) continue;
+    const child = old.get(key) ?? make(item);
+    old.delete(key);
+    parent.kept.set(key, child);
+    if (child === place) place = place.nextElementSibling;
+    else parent.insertBefore(child, place);
+    fill(child, item);
+  }
+  for (const gone of old.values()) gone.remove();
+}
+
+function state(element, name, hint = "") {
+  element.dataset.state = name;
+  text(element, name);
+  element.title = hint || STATES[name] || "";
+}
+
+export function link(kind, sentence) {
+  $("link").dataset.state = kind;
+  text($("link"), sentence);
+}
+
+// For screen readers: only what went wrong, for a mesh is never still.
+export function say(events) {
+  const bad = events.filter((one) => tone(one.kind) === "bad").map((one) => one.text);
+  if (bad.length) text($("link"), `Live. ${bad.slice(0, 3).join(". ")}`);
+}
+
+export function onFind(again) {
+  $("find").addEventListener("input", again);
+}
+
+export function draw(status, mesh) {
+  const self = status.nodes.find((node) => node.self);
+  const name = self?.name || self?.address || location.hostname;
+  text($("here"), name);
+  text($("node"), self ? name : "this node");
+  document.title = `${name} · meshlb`;
+  text($("release"), `meshlb ${status.version} · source: ${status.source.kind}`);
+  problems(status);
+  totals(status, mesh);
+  services(mesh.services);
+  flow(mesh.flow, name);
+  nodes(status);
+}
+
+function problems(status) {
+  const found = [...status.problems];
+  if (status.draining) found.unshift("The agent is ending: it takes no new connections.");
+  $("problems").hidden = !found.length;
+  list($("problem-list"), found, (one) => one, () => el("li"), text);
+}
+
+function totals(status, mesh) {
+  const { totals: sum, services: all } = mesh;
+  const tasks = all.flatMap((service) => service.ports.flatMap((port) => port.backends));
+  const up = new Set(tasks.filter((one) => one.state === "up").map((one) => one.task)).size;
+  const failed = status.ports.filter((port) => port.state === "failed").length;
+  const rows = [
+    ["Active connections", format.short(sum.open)],
+    ["New per second", format.rate(sum.accepted)],
+    ["From clients", `${format.bytes(sum.received)}/s`],
+    ["To clients", `${format.bytes(sum.sent)}/s`],
+    ["Ports served", `${status.ports.length - failed} of ${status.ports.length}`, failed],
+    ["Tasks up", `${up} of ${new Set(tasks.map((one) => one.task)).size}`],
+    ["Failovers", format.short(sum.failovers)],
+    ["Turned away", format.short(sum.failed)],
+  ];
+  list($("totals"), rows, ([title]) => title,
+    ([title]) => el("div", "", el("dt", "", title), el("dd")),
+    (child, [, value, bad]) => {
+      text(child.lastElementChild, value.replace("–/s", "–"));
+      child.classList.toggle("bad", Boolean(bad));
+    });
+}
+
+function services(all) {
+  const wanted = $("find").value.trim().toLowerCase();
+  const found = all.filter((service) => !wanted || matches(service, wanted));
+  list($("service-list"), found, (one) => one.name, makeService, fillService);
+  $("none").hidden = found.length > 0;
+  text($("none"), wanted ? "Nothing of that name." : "No service publishes a port.");
+}
+
+function matches(service, wanted) {
+  const words = [service.name, ...service.ports.flatMap((port) => [
+    port.port, port.state, ...port.backends.flatMap((one) => [one.name, one.on, one.address, one.state])])];
+  return words.some((word) => word.toLowerCase().includes(wanted));
+}
+
+function makeService(service) {
+  return el("article", "service", el("h3", "name", service.name), el("div"));
+}
+
+function fillService(article, service) {
+  list(article.lastElementChild, service.ports, (one) => one.port, makePort, fillPort);
+}
+
+function makePort(port) {
+  const fold = el("details", "port",
+    el("summary", "", el("span", "number", port.port), el("span", "state"), el("span", "facts")),
+    el("p", "reason"), el("div"), el("p", "quiet"));
+  fold.open = port.backends.length <= 20;
+  const table = el("table", "", el("caption", "unseen", `Tasks behind port ${port.port}`), el("thead"), el("tbody"));
+  const head = el("tr");
+  // Roles are said because a phone's layout is no table any more for some browsers.
+  table.role = "table";
+  head.role = "row";
+  for (const title of COLUMNS) {
+    const cell = el("th", "", title);
+    [cell.scope, cell.role] = ["col", "columnheader"];
+    head.append(cell);
+  }
+  table.tHead.append(head);
+  fold.children[2].append(table);
+  return fold;
+}
+
+function fillPort(fold, port) {
+  const [summary, reason, place, more] = fold.children;
+  state(summary.children[1], port.state, port.reason);
+  text(summary.children[2], facts(port));
+  text(reason, port.reason);
+  reason.hidden = !port.reason;
+  place.hidden = !port.backends.length;
+  list(place.firstElementChild.tBodies[0], port.backends.slice(0, MOST), (one) => one.task, makeBackend, fillBackend);
+  more.hidden = port.backends.length > 0 && port.backends.length <= MOST;
+  text(more, port.backends.length ? `and ${port.backends.length - MOST} more tasks` : "No task.");
+}
+
+function facts(port) {
+  const up = port.backends.filter((one) => one.state === "up").length;
+  const parts = [`${up} of ${port.backends.length} tasks up`];
+  if (port.counts) {
+    parts.push(`${format.short(port.counts.open)} active`, `${format.rate(port.pace.accepted)} new/s`);
+    for (const [name, title] of [["connect", "connect"], ["first_byte", "first byte"]]) {
+      const found = port.counts[name];
+      if (found) parts.push(`${title} p50 ${format.seconds(found[0])}`, `p99 ${format.seconds(found[1])}`);
+    }
+  }
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
+}
+
+function makeBackend(one) {
+  const row = el("tr");
+  const name = el("th", "name", one.name || one.task);
+  [name.scope, name.role, row.role] = ["row", "rowheader", "row"];
+  row.append(name, el("td", "name"), el("td", "", el("span", "state")));
+  for (let at = 3; at < COLUMNS.length; at++) {
+    row.append(el("td", "figure"));
+    row.lastElementChild.dataset.title = COLUMNS[at];
+  }
+  for (const cell of row.cells) cell.role ??= "cell";
+  return row;
+}
+
+function fillBackend(row, one) {
+  const cells = row.children;
+  cells[0].title = `${one.address}:${one.port} weight ${one.weight}`;
+  text(cells[1], one.on || "–");
+  const aside = one.counts?.aside && one.state === "up";
+  state(cells[2].firstElementChild, aside ? "aside" : one.state, aside ? SAID.aside : "");
+  const figures = one.counts
+    ? [format.short(one.counts.active), format.rate(one.pace.connected), format.bytes(one.pace.received),
+      format.bytes(one.pace.sent), format.short(one.counts.failed)]
+    : ["–", "–", "–", "–", "–"];
+  figures.forEach((figure, at) => text(cells[at + 3], figure));
+}
+
+// Thickness is by the square root, so that one connection is seen beside ten thousand.
+function flow(found, name) {
+  const most = Math.max(1, ...found.map((node) => node.active));
+  list($("flow"), found, (one) => one.name,
+    () => el("div", "target", el("div", "wire", el("span", "from"), el("span", "line"), el("span", "much")),
+      el("div", "box", el("h3", "name"), el("ul", "tasks"))),
+    (row, node) => {
+      const [wire, box] = row.children;
+      text(wire.children[0], name);
+      wire.children[1].style.setProperty("--width", `${node.active ? 1 + 9 * Math.sqrt(node.active / most) : 1}px`);
+      wire.children[1].classList.toggle("idle", !node.active);
+      text(wire.children[2], `${format.short(node.active)} active, ${format.rate(node.pace)} new/s`);
+      text(box.firstElementChild, node.self ? `${node.name} (this node)` : node.name);
+      box.dataset.state = node.state;
+      list(box.lastElementChild, node.tasks.slice(0, MOST), (one) => one.id,
+        (one) => el("li", "", el("span", "name", one.name), " ", el("b")),
+        (child, one) => {
+          child.dataset.state = one.state;
+          child.title = `${one.name}: ${one.state}`;
+          text(child.lastElementChild, format.short(one.active));
+        });
+    });
+}
+
+function nodes(status) {
+  const all = [...status.nodes].sort((one, other) => other.self - one.self || one.name.localeCompare(other.name));
+  list($("nodes"), all, (one) => one.id || one.address,
+    () => el("li", "", el("span", "name"), el("span", "quiet"), el("span", "state")),
+    (child, node) => {
+      text(child.children[0], node.name || node.address);
+      text(child.children[1], node.self ? `${node.address} · this node` : node.address);
+      state(child.children[2], node.state);
+    });
+  $("nodes").parentElement.hidden = !all.length;
+}
+
+export function events(all) {
+  list($("events"), [...all].reverse(), (one) => one.id,
+    (one) => {
+      const time = el("time", "", format.clock(one.time));
+      time.dateTime = new Date(one.time * 1000).toISOString();
+      const made = el("li", "", time, el("span", "kind", one.kind.replace("-", " ")), el("span", "name", one.text));
+      made.dataset.tone = tone(one.kind);
+      return made;
+    },
+    () => {});
+}
+
+function tone(kind) {
+  if (["task-up", "node-back", "problem-gone", "start"].includes(kind)) return "good";
+  return ["task-draining", "port"].includes(kind) ? "calm" : "bad";
+}

@@ -1,0 +1,127 @@
+"""The page in a real browser, on a mesh that is made up. Pictures are kept where MESHLB_PICTURES says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import CHROMIUM, Page, browser
+from made_up import HOSTILE, MadeUp
+
+from meshlb import http
+from meshlb.model import BackendState
+from meshlb.table import Table, build
+from meshlb.timeline import News, Timeline, of_tables
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+WIDTHS = (390, 1024, 1920)
+ROWS = "document.querySelectorAll('#service-list tbody tr').length"
+WIDE = "document.documentElement.scrollWidth"
+NAMELESS = """[...document.querySelectorAll('a, button, input, summary, h1, h2, h3, th')].filter(one =>
+    !(one.textContent.trim() || one.labels?.length || one.getAttribute('aria-label'))
+    ).map(one => one.outerHTML)"""
+CONTRAST = """(() => {
+    const light = color => { const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(part =>
+        (part /= 255) <= .03928 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+        return .2126*r + .7152*g + .0722*b; };
+    const behind = one => { const color = getComputedStyle(one).backgroundColor;
+        return color !== 'rgba(0, 0, 0, 0)' || !one.parentElement ? color : behind(one.parentElement); };
+    return [...document.querySelectorAll('body *')].filter(one => one.checkVisibility() &&
+        [...one.childNodes].some(child => child.nodeType === 3 && child.data.trim())).map(one => {
+            const [a, b] = [light(getComputedStyle(one).color), light(behind(one))].sort((x, y) => y - x);
+            return [(a + .05) / (b + .05), one.outerHTML.slice(0, 100)]; }).filter(([ratio]) => ratio < 4.5);
+})()"""
+
+
+def shown(mesh: MadeUp, timeline: Timeline, scenario: Callable[[Page, str], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with (
+            asyncio.timeout(90),
+            http.serve("127.0.0.1:0", mesh.ask, None, mesh.statistics, timeline) as url,
+            browser() as page,
+        ):
+            await scenario(page, url)
+
+    asyncio.run(run())
+
+
+def keep(name: str, picture: bytes) -> None:
+    if folder := os.environ.get("MESHLB_PICTURES"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / name).write_bytes(picture)
+
+
+def test_the_page_is_whole_live_and_fits() -> None:
+    services = {"web": 6, "api": 4, "mqtt-broker": 1, "a-service-with-a-remarkably-long-name-of-its-own": 2}
+    mesh, timeline = MadeUp(services), Timeline()
+    before = build(mesh.status.snapshot)
+    timeline.tell(of_tables(Table(), before))
+    mesh.set_state("t0.2", BackendState.DRAINING)
+    timeline.tell(of_tables(before, build(mesh.status.snapshot)))
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, WIDTHS[-1])
+        await page.until(f"{ROWS} === 13")
+        await page.until("document.querySelector('#totals dd').textContent !== '0'")
+        await page.until("/p50/.test(document.querySelector('.facts').textContent)")
+        for width in WIDTHS:
+            for dark in (False, True):
+                await page.show(width, dark=dark)
+                assert await page.value(WIDE) <= width
+                assert await page.value(CONTRAST) == []
+                keep(f"page-{width}-{'dark' if dark else 'light'}.png", await page.picture())
+        assert await page.value(NAMELESS) == []
+        mesh.set_state("t0.3", BackendState.DOWN)
+        timeline.tell([News("task-down", "web.3 is down")])
+        await page.until("document.querySelectorAll('#service-list [data-state=down]').length === 1")
+        await page.until("/web.3 is down/.test(document.querySelector('#events li').textContent)")
+        await find(page, "node3")
+        assert all(one.startswith((url, "data:")) for one in page.requested)
+        assert page.complaints == []
+
+    shown(mesh, timeline, scenario)
+
+
+async def find(page: Page, word: str) -> None:
+    script = (
+        "const box = document.getElementById('find'); box.value = WORD; box.dispatchEvent(new Event('input'))"
+    )
+    await page.value(script.replace("WORD", repr(word)))
+    await page.until("document.querySelectorAll('.service').length === 3")
+
+
+def test_hostile_names_stay_text() -> None:
+    mesh, timeline = MadeUp({HOSTILE: 2, "__proto__": 1}, nodes=(HOSTILE, "constructor")), Timeline()
+    timeline.tell([News("problem", HOSTILE, {"service": HOSTILE})])
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, 1024)
+        await page.until(f"{ROWS} === 3")
+        made: Any = await page.value("document.querySelectorAll('img[onerror], main script').length")
+        assert made == 0
+        names = await page.value("[...document.querySelectorAll('h3')].map(one => one.textContent)")
+        assert {HOSTILE, "__proto__", "constructor"} <= set(names)
+        assert HOSTILE in await page.until("document.querySelector('#events li .name')?.textContent")
+        assert page.complaints == []
+
+    shown(mesh, timeline, scenario)
+
+
+def test_an_agent_that_ends_is_told_and_found_again() -> None:
+    mesh = MadeUp({"web": 1})
+
+    async def run() -> None:
+        async with asyncio.timeout(90), browser() as page:
+            async with http.serve("127.0.0.1:0", mesh.ask, None, mesh.statistics, Timeline()) as url:
+                await page.open(url, 1024)
+                await page.until(f"{ROWS} === 1")
+            await page.until("document.getElementById('link').dataset.state === 'lost'")
+            async with http.serve(url.removeprefix("http://"), mesh.ask, None, mesh.statistics, Timeline()):
+                await page.until("document.getElementById('link').dataset.state === 'live'")
+
+    asyncio.run(run())
