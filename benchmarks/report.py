@@ -7,19 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.aims import judged
-from benchmarks.figures import median
-from benchmarks.proxies import PEERS_BY_NAME
-from benchmarks.results import DIRECT, Key, Results, rows
+from benchmarks.plots import ORDER, draw
+from benchmarks.results import Key, Results, rows
 
-ORDER = (DIRECT, "kernel-dnat", "meshlb", "haproxy", "haproxy-splice", "nginx", "docker-proxy")
-PLOTTED = (
-    ("short", "rate", "short connections a second"),
-    ("short", "CPU of the proxy", "µs of CPU for a short connection"),
-    ("keep", "rate", "requests a second over lasting connections"),
-    ("latency at 80 %", "p99", "p99 at 80 % of the best rate, ms"),
-    ("bulk, 16 streams", "throughput", "Gbit/s, 16 streams"),
-    ("UDP, 64 bytes", "rate", "UDP packets a second, 64 bytes"),
-)
 INTRODUCTION = """# Benchmarks
 
 Written by `scripts/bench report`. Each figure is the median of interleaved rounds in one run, with half the
@@ -36,7 +26,7 @@ writes down which board it was.
 
 def report(results: Results, output: Path | None) -> int:
     """Print it, or write it to a file with its plots beside it."""
-    plots = _plot(results, output.parent / "plots") if output else []
+    plots = draw(results, output.parent / "plots") if output else []
     text = "\n".join(lines(results, plots)) + "\n"
     if output is None:
         sys.stdout.write(text)
@@ -87,32 +77,3 @@ def _cell(found: tuple[float, float] | None) -> str:
     value, spread = found
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{text} ±{spread:.0%}" if spread >= 0.005 else text
-
-
-def _plot(results: Results, directory: Path) -> list[str]:
-    """The plots' files; none where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        return []
-    directory.mkdir(parents=True, exist_ok=True)
-    stages = list(dict.fromkeys(key.stage for key in results.samples))
-    drawn = []
-    for axis, measure, title in PLOTTED:
-        found = {stage: results.find(axis, stage, measure) for stage in stages}
-        if not any(found.values()):
-            continue
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
-        axes = figure.subplots()
-        names = [name for name in ORDER if name in PEERS_BY_NAME and any(name in by for by in found.values())]
-        for number, name in enumerate(names):
-            heights = [median(by[name]) if by.get(name) else 0.0 for by in found.values()]
-            places = [at + (number - len(names) / 2) * 0.8 / len(names) for at in range(len(stages))]
-            axes.bar(places, heights, 0.8 / len(names), align="edge", label=name)
-        axes.set_xticks(range(len(stages)), stages)
-        axes.set_title(title)
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-        name = title.replace(" ", "-").replace("/", "-").replace(",", "").replace("%", "percent") + ".svg"
-        figure.savefig(directory / name, metadata={"Date": None})
-        drawn.append(name)
-    return drawn
