@@ -55,7 +55,7 @@ in_root() {
         mount --rbind /dev "$root/dev"
         cd "$root/opt/meshlb"
         exec chroot "$root" /usr/bin/env --chdir=/opt/meshlb PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C.UTF-8 \
-            PYTHONPATH=/opt/site PYTHONDONTWRITEBYTECODE=1 "$@"' sh "$ROOT" "$@"
+            PYTHONPATH=/opt/meshlb:/opt/site PYTHONDONTWRITEBYTECODE=1 "$@"' sh "$ROOT" "$@"
 }
 
 # The source as it is in the work tree, built in the root by the root's own compiler.
