@@ -13,21 +13,28 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
 PATIENCE = 120.0  # seconds; valgrind makes things fifty times slower
-SLOW = frozenset(("table_build", "view_decoding"))
+SHORT, OFTEN = frozenset(("policy", "policy_mistakes")), (5, 25)
 CONNECTIONS = (100, 500)
 _TOTAL = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE)
 
 
 def of_case(name: str) -> int:
     """Instructions of one run of a case."""
-    few, many = (1, 2) if name in SLOW else (5, 25)
-    return (_case(name, many) - _case(name, few)) // (many - few)
+    few, many = OFTEN if name in SHORT else (1, 2)
+    return _each(lambda times: _case(name, times), few, many)
+
+
+def _each(total: Callable[[int], int], few: int, many: int) -> int:
+    with ThreadPoolExecutor() as pool:
+        least, most = pool.map(total, (few, many))
+    return (most - least) // (many - few)
 
 
 def _case(name: str, times: int) -> int:
@@ -38,8 +45,7 @@ def _case(name: str, times: int) -> int:
 
 def of_connection(balancer: str) -> int:
     """Instructions of the plane for a short connection to one of 50 backends that the balancer picks."""
-    few, many = (_connections(balancer, times) for times in CONNECTIONS)
-    return (many - few) // (CONNECTIONS[1] - CONNECTIONS[0])
+    return _each(lambda times: _connections(balancer, times), *CONNECTIONS)
 
 
 def _connections(balancer: str, times: int) -> int:
