@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +17,7 @@ from meshlb.counts import Statistics
 from meshlb.errors import MeshError
 from meshlb.inherited import Named
 from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
+from meshlb.orders import Orders
 from meshlb.table import Table, build
 
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
@@ -98,7 +100,9 @@ class Serving:
         self.still = asyncio.Lock()  # whoever holds it keeps the plane as it is
         self.left = False  # another agent serves the ports
         self._plane = plane
+        self.orders = Orders()
         self._newest: Snapshot | None = None
+        self._applied: Snapshot | None = None  # `snapshot`, before the orders were laid over it
         self._wake = asyncio.Event()
         self._faults: dict[str, str] = {}  # by the part of the agent that has it
         self._failures = 0
@@ -155,6 +159,22 @@ class Serving:
                 self.fault("clients", await self._call(self._plane.problem))
             except Exception:
                 log.exception("the plane does not say how it is")
+
+    async def order(self, verb: str, backend: str, force: bool) -> str:
+        """Drain, pause or undrain a backend. Gives a sentence once that is so; MeshError refuses."""
+        async with self.still:
+            if self.left or self._newest is None:
+                raise MeshError("this agent serves nothing at this moment: ask again")
+            sentence = self.orders.give(verb, backend, force, self.table, time.monotonic())
+            self._applied = None  # should the plane fail now, it is tried again
+            self._wake.set()
+            await self._apply(self._newest)
+        log.info("%s", sentence, extra={"fields": {"order": verb}})
+        return sentence
+
+    def ordered(self) -> dict[str, str]:
+        """What has been ordered, for the agent that takes over."""
+        return self.orders.told()
 
     async def kept(self) -> tuple[Named, ...]:
         """The listening sockets, for the agent that takes over."""
@@ -231,16 +251,17 @@ class Serving:
         self._wake.clear()
 
     async def _look(self) -> None:
-        if self._newest is not None and self._newest is not self.snapshot:
+        if self._newest is not None and self._newest is not self._applied:
             await self._apply(self._newest)
         else:
             await self._recheck()
 
     async def _apply(self, snapshot: Snapshot) -> None:
-        table = await self._call(lambda: build(snapshot))
+        ordered = self.orders.lay_over(snapshot, time.monotonic())
+        table = await self._call(lambda: build(ordered))
         ports = await self._call(lambda: self._plane.apply(table))
         _tell(changes.of_backends(self.table, table))
-        self.snapshot, self.table = snapshot, table
+        self.snapshot, self.table, self._applied = ordered, table, snapshot
         self._now_served(ports)
         self._changed_at = asyncio.get_running_loop().time()
         self.first.set()
