@@ -93,6 +93,7 @@ def test_a_job_that_cannot_go_on_is_an_error_but_one_that_runs_for_long_is_none(
         EngineError, match="job j does not get beyond 0 of 1 complete tasks: exec: no such file; "
     ):
         watch.frame(job(1), [failed], NODES, PATIENCE + 1)
+    JobWatch("j", 0).frame(job(1), [task(0, "preparing")], NODES, 10 * PATIENCE)
     watch = JobWatch("j", 0)
     for now in range(0, 1000, 100):
         watch.frame(job(2), [failed, task(1, "running")], NODES, now)
