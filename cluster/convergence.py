@@ -39,12 +39,13 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What to show now, in docker's words; `verify` is empty while tasks are missing."""
+    """What to show now, in docker's words; `verify` is empty while tasks are missing, `second` is a job's."""
 
     overall: str
     bars: tuple[Bar, ...] = ()
     verify: str = ""
     converged: bool = False
+    second: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,13 @@ def look(service: Json, tasks: Iterable[Json], nodes: Collection[str]) -> tuple[
     if "Global" in mode:
         current = _by_place(tasks, nodes, "NodeID")
         wanted = len(current) or None
-        labels = {place: str(place)[:12] for place in current}
+        labels = {place: place_of(place) for place in current}
     else:
         current = _by_place(tasks, nodes, "Slot")
         wanted = int(mode["Replicated"].get("Replicas", 1))
         labels = {place: f"{number}/{wanted}" for number, place in enumerate(sorted(current), 1)}
     running = sum(_alive(task) and task["Status"]["State"] == "running" for task in current.values())
-    bars = [_bar(labels[place], current[place]) for place in sorted(current)]
+    bars = [bar(labels[place], current[place]) for place in sorted(current)]
     if isinstance(wanted, int) and "Replicated" in mode:
         bars = (bars + [Bar(f"{number}/{wanted}") for number in range(len(bars) + 1, wanted + 1)])[:wanted]
     return Count(running, wanted), tuple(bars) if len(bars) <= MOST_BARS else ()
@@ -101,10 +102,16 @@ def _alive(task: Json) -> bool:
     return _ORDER.get(task["DesiredState"], 0) <= _ORDER["running"]
 
 
-def _bar(label: str, task: Json) -> Bar:
+def place_of(node: object) -> str:
+    """How docker names a node's task."""
+    return str(node)[:12]
+
+
+def bar(label: str, task: Json) -> Bar:
+    """A task's progress."""
     state = task["Status"]["State"]
     error = _one_line(task["Status"].get("Err", ""))
-    return Bar(label, state, min(_ORDER[state], len(STATES)), error)
+    return Bar(label, state, min(_ORDER.get(state, 0), len(STATES)), error)
 
 
 def _one_line(text: str) -> str:

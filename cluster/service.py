@@ -16,6 +16,7 @@ from meshlb.cluster import node
 from meshlb.cluster.client import APIClient, request, translating, verb
 from meshlb.cluster.convergence import Frame, Watch
 from meshlb.cluster.image import credentials, pin
+from meshlb.cluster.job import JobWatch
 from meshlb.cluster.listing import ServiceRow, TaskRow, service_row, task_rows
 from meshlb.cluster.order import natural
 from meshlb.cluster.resolve import resolved
@@ -139,15 +140,14 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Frame]:
-    """The service's progress, a frame every POLL seconds, until it has converged.
+    """The service's progress, a frame every POLL seconds, until it has converged, or as a job is complete.
 
-    EngineError when it will not converge by itself. Jobs are not followed: they end, they do not converge.
+    EngineError when it will not get there by itself.
     """
     with translating(api):
         service = api.inspect_service(name)
-        if "Job" in "".join(service["Spec"]["Mode"]):
-            return
-        watch = Watch(service["Spec"]["Name"], clock())
+        watching = JobWatch if "Job" in "".join(service["Spec"]["Mode"]) else Watch
+        watch = watching(service["Spec"]["Name"], clock())
         while True:
             frame = watch.frame(service, _current_tasks(api, service["ID"]), _active_nodes(api), clock())
             yield frame

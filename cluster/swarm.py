@@ -14,6 +14,7 @@ from meshlb.cluster.swarm_spec import changed
 from meshlb.errors import ConfigError, EngineError
 
 PORT = 2377
+_SEVERAL = re.compile(r"multiple addresses on (?:different interfaces|interface (\S+)) \(([^()]+)\)")
 ROLES = ("worker", "manager")
 
 
@@ -84,6 +85,15 @@ def init(api: APIClient, options: InitOptions) -> Initialized:
     }
     node = request(api, "POST", "/swarm/init", body=body, timeout=60)
     return Initialized(str(node), invitation(api, "worker"), unlock_key(api) if autolock else "")
+
+
+def choices(error: EngineError) -> tuple[str, ...]:
+    """Those of `ADDRESS on INTERFACE` that the engine could not choose from; none on others."""
+    match = _SEVERAL.search(str(error.__cause__))
+    if not match:
+        return ()
+    shared = f" on {match[1]}" if match[1] else ""
+    return tuple(f"{each}{shared}" for each in match[2].split(" and "))
 
 
 @verb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import grp
 import os
 import socket
 import struct
@@ -72,7 +73,9 @@ def _connect(sock: socket.socket, path: Path) -> None:
 def claim(path: Path, *, after: bool = False) -> AgentSocket:
     """Be the agent of this node. RunningError when another one is, unless it has handed over (`after`)."""
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            _is_dockers(path.parent)
         with _locked(path.parent):
             if not after:
                 _refuse_second(path)
@@ -105,7 +108,7 @@ def _bound(path: Path) -> AgentSocket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         listener.bind(str(fresh))
-        fresh.chmod(0o600)
+        fresh.chmod(0o660 if _is_dockers(fresh) else 0o600)
         listener.listen(8)
         listener.setblocking(False)
         fresh.rename(path)
@@ -113,6 +116,17 @@ def _bound(path: Path) -> AgentSocket:
     except OSError:
         listener.close()
         raise
+
+
+def _is_dockers(path: Path) -> bool:
+    """Whether a file of ours has become group docker's: whoever may ask the engine may ask the agent."""
+    try:
+        group = grp.getgrnam("docker").gr_gid
+        if path.stat().st_gid != group:  # in a directory with the setgid bit it is already
+            os.chown(path, -1, group)
+    except (KeyError, OSError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

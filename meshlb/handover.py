@@ -10,6 +10,9 @@
      │ ◄──────────────────── farewell │
      ▼ is the agent of this node      ▼ ends with its last connection
 
+Beside this stands a question of the command's: `order` (drain, pause, undrain a backend), and its `answer`.
+What has been ordered goes to the new agent with the last of the sockets.
+
 Until `taken` the old agent goes on as before when the new one dies, hangs or gives up. A message is
 one JSON object in one packet, with the descriptors beside it.
 """
@@ -51,6 +54,7 @@ class Conversation:
         self._socket = sock
         self._socket.setblocking(False)
         self.pid, self.user = peer(sock)
+        self.orders: object = None  # what came with the sockets, as the other one tells it
 
     def __enter__(self) -> Conversation:
         return self
@@ -80,9 +84,22 @@ class Conversation:
             except OSError:
                 self.hear("sorry", 0)  # its last words, if it had any, or that it is gone
 
-    def hear(self, word: str, seconds: float = SOON) -> dict[str, Any]:
-        """The next message, which must be this one and bring no descriptors."""
-        message, sockets = self._next(word, time.monotonic() + seconds)
+    def fileno(self) -> int:
+        """To wait for what the other one says."""
+        return self._socket.fileno()
+
+    def has_hung_up(self) -> bool:
+        """Whether it has gone, and has said nothing that is not heard yet."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def hear(self, word: str, seconds: float = SOON, *others: str) -> dict[str, Any]:
+        """The next message, which must be this one, or one of the others, and bring no descriptors."""
+        message, sockets = self._next((word, *others), time.monotonic() + seconds)
         for each in sockets:
             each.close()
         return message
@@ -96,20 +113,20 @@ class Conversation:
         except HandoverError:
             return False
 
-    def give(self, named: Iterable[Named]) -> None:
-        """Send sockets, which stay ours to close."""
+    def give(self, named: Iterable[Named], orders: object = None) -> None:
+        """Send sockets, which stay ours to close, and what has been ordered."""
         pairs = [(name, each) for name, sockets in named for each in sockets]
         for start in range(0, len(pairs), MOST):
             part = pairs[start : start + MOST]
             self.say("sockets", [each.fileno() for _, each in part], names=[name for name, _ in part])
-        self.say("sockets", names=[])
+        self.say("sockets", names=[], orders=orders)
 
     def take(self) -> list[Named]:
         """The sockets that are sent. All of them, or HandoverError."""
         found: list[Named] = []
         try:
             while len(found) < SOCKETS:
-                message, sockets = self._next("sockets", time.monotonic() + SOON)
+                message, sockets = self._next(("sockets",), time.monotonic() + SOON)
                 names = message.get("names")
                 fits = isinstance(names, list) and len(names) == len(sockets)
                 labels = map(str, names) if fits and names else [""] * len(sockets)
@@ -117,6 +134,7 @@ class Conversation:
                 if not fits:
                     raise self._garbage()
                 if not sockets:
+                    self.orders = message.get("orders")
                     return found
             raise self._garbage()
         except HandoverError:
@@ -124,10 +142,10 @@ class Conversation:
                 taken[0].close()
             raise
 
-    def _next(self, word: str, end: float) -> tuple[dict[str, Any], list[socket.socket]]:
+    def _next(self, words: Sequence[str], end: float) -> tuple[dict[str, Any], list[socket.socket]]:
         data, sockets = self._receive(end)
         try:
-            return self._understood(data, word), sockets
+            return self._understood(data, words), sockets
         except HandoverError:
             for each in sockets:
                 each.close()
@@ -154,7 +172,7 @@ class Conversation:
             raise self._garbage()
         return data, sockets
 
-    def _understood(self, data: bytes, word: str) -> dict[str, Any]:
+    def _understood(self, data: bytes, words: Sequence[str]) -> dict[str, Any]:
         try:
             message = json.loads(data)
         except (ValueError, RecursionError):
@@ -168,7 +186,7 @@ class Conversation:
             )
         if message.get("word") == "sorry":
             raise HandoverError(f"process {self.pid} says: {printable(str(message.get('why')))[:500]}")
-        if message.get("word") != word:
+        if message.get("word") not in words:
             raise self._garbage()
         return message
 

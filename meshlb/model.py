@@ -23,12 +23,15 @@ class BackendState(StrEnum):
     """`up` takes new connections, `draining` only keeps those it has for a while, `down` has none.
 
     `suspected` is on a node that has fallen silent: it keeps those it has, and takes new ones only while
-    none is up.
+    none is up. `drained` and `paused` an operator has it: it never takes new ones, and keeps those it has;
+    when drained, for a while.
     """
 
     UP = "up"
     SUSPECTED = "suspected"
     DRAINING = "draining"
+    DRAINED = "drained"
+    PAUSED = "paused"
     DOWN = "down"
 
 

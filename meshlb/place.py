@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Place:
                 f"{self._predecessor.pid}) goes on"
             ) from None
         self.inherited.add(await self._predecessor.take())
+        serving.orders.adopt(self._predecessor.orders, time.monotonic())
 
     async def settle(self, serving: Serving) -> None:
         """Once we serve, have the agent before us let go. HandoverError: it goes on, and we have let go."""

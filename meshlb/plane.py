@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Listeners", "Plane", "enter_namespace"]
 
 _Key = tuple[str, str, int]
+_ENDING = (BackendState.DRAINING, BackendState.DRAINED)  # `drain` says for how long connections go on
+_NEVER = (BackendState.DRAINED, BackendState.PAUSED, BackendState.DOWN)  # takes none, even when nobody is up
 _TOLD = 3000  # milliseconds that clients wait to be accepted before that is a problem
 _RELEASING = 5.0  # seconds that workers get to let go of all listeners; one turn of theirs is enough
 _CLOSING = 0.2  # seconds that a port's listeners get to take what has completed its handshake
@@ -281,7 +283,7 @@ class Plane:
     def _drain(self, served: _Served) -> None:
         """Starts and stops the clock of backends that drain."""
         for backend, number in served.backends.values():
-            seconds = served.entry.policy.drain if backend.state is BackendState.DRAINING else 0
+            seconds = served.entry.policy.drain if backend.state in _ENDING else 0
             if seconds != self._draining.get(number, 0):
                 self._draining[number] = seconds
                 self._forwarder.end_backend(number, round(seconds * 1000) or None)
@@ -418,7 +420,7 @@ def _tiers(served: _Served) -> tuple[Members, Members]:
     """Who takes its connections; while nobody is up, those that drain or are suspected: they may answer."""
     backends = list(served.backends.values())
     taking = [pair for pair in backends if pair[0].state is BackendState.UP]
-    taking = taking or [pair for pair in backends if pair[0].state is not BackendState.DOWN]
+    taking = taking or [pair for pair in backends if pair[0].state not in _NEVER]
     if served.entry.policy.locality == "none":
         return _members(taking), ()
     local = [pair for pair in taking if pair[0].local]

@@ -17,6 +17,7 @@ from meshlb.counts import Statistics
 from meshlb.errors import MeshError
 from meshlb.inherited import Named
 from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
+from meshlb.orders import Orders
 from meshlb.table import Table, build
 
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
@@ -100,7 +101,9 @@ class Serving:
         self.left = False  # another agent serves the ports
         self.timeline = timeline.Timeline()  # what happened, for the page
         self._plane = plane
+        self.orders = Orders()
         self._newest: Snapshot | None = None
+        self._applied: Snapshot | None = None  # `snapshot`, before the orders were laid over it
         self._wake = asyncio.Event()
         self._faults: dict[str, str] = {}  # by the part of the agent that has it
         self._failures = 0
@@ -162,6 +165,22 @@ class Serving:
                 self.fault("clients", await self._call(self._plane.problem))
             except Exception:
                 log.exception("the plane does not say how it is")
+
+    async def order(self, verb: str, backend: str, force: bool) -> str:
+        """Drain, pause or undrain a backend. Gives a sentence once that is so; MeshError refuses."""
+        async with self.still:
+            if self.left or self._newest is None:
+                raise MeshError("this agent serves nothing at this moment: ask again")
+            sentence = self.orders.give(verb, backend, force, self.table, time.monotonic())
+            self._applied = None  # should the plane fail now, it is tried again
+            self._wake.set()
+            await self._apply(self._newest)
+        log.info("%s", sentence, extra={"fields": {"order": verb}})
+        return sentence
+
+    def ordered(self) -> dict[str, str]:
+        """What has been ordered, for the agent that takes over."""
+        return self.orders.told()
 
     async def kept(self) -> tuple[Named, ...]:
         """The listening sockets, for the agent that takes over."""
@@ -240,17 +259,18 @@ class Serving:
         self._wake.clear()
 
     async def _look(self) -> None:
-        if self._newest is not None and self._newest is not self.snapshot:
+        if self._newest is not None and self._newest is not self._applied:
             await self._apply(self._newest)
         else:
             await self._recheck()
 
     async def _apply(self, snapshot: Snapshot) -> None:
-        table = await self._call(lambda: build(snapshot))
+        ordered = self.orders.lay_over(snapshot, time.monotonic())
+        table = await self._call(lambda: build(ordered))
         ports = await self._call(lambda: self._plane.apply(table))
         _tell(changes.of_backends(self.table, table))
         self.timeline.tell(timeline.of_tables(self.table, table))
-        self.snapshot, self.table = snapshot, table
+        self.snapshot, self.table, self._applied = ordered, table, snapshot
         self._now_served(ports)
         self._changed_at = asyncio.get_running_loop().time()
         self._tables, self._last_table = self._tables + 1, round(time.time(), 3)

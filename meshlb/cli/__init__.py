@@ -27,6 +27,9 @@ VERBS = {
         "top": ("meshlb.cli.top", "top", "Watch the same live"),
         "why": ("meshlb.cli.why", "why", "Walk the way of a connection, and say where it ends"),
         "doctor": ("meshlb.cli.doctor", "doctor", "Look at what this node needs, and what it lacks"),
+        "drain": ("meshlb.cli.orders", "drain", "Give a backend no new connections"),
+        "pause": ("meshlb.cli.orders", "pause", "The same, and never end those that it has"),
+        "undrain": ("meshlb.cli.orders", "undrain", "Give a backend new connections again"),
         "agent": ("meshlb.cli.agent", "agent", "Show, reload, upgrade, install the agent"),
         "lab": ("meshlb.cli.lab", "lab", "Run a swarm of several nodes on this machine, to try things on"),
         "completion": ("meshlb.cli.completion", "completion", "Have a shell complete this command's words"),
@@ -41,7 +44,7 @@ VERBS = {
 @click.pass_context
 def main(ctx: click.Context, host: str, context: str) -> None:
     """The routing mesh and load balancer for Docker Swarm: works on the one that you have, or begins one.
-    What `meshlb` does, `docker` shows. Its agent runs on every node and serves the published ports.
+    What `meshlb` does, `docker` shows. Its agent serves the published ports on every node.
 
     \b
     A first walk:

@@ -48,7 +48,8 @@ def rows(look: Look, before: Look | None = None) -> list[dict[str, str]]:
                 found.append(_row(service["name"], port["port"], state, backend, names))
                 if backend:
                     key = _key(port["port"], backend)
-                    found[-1] |= _counted(now.get(key), then.get(key), seconds)
+                    ordered = backend["state"] in ("drained", "paused")
+                    found[-1] |= _counted(now.get(key), then.get(key), seconds, ordered)
     told = {(row["Port"], row["Service"]) for row in found}
     found += [_row(state["service"], state["port"], state, None, names) for state in states.values()
               if (state["port"], state["service"]) not in told]  # fmt: skip
@@ -91,12 +92,12 @@ def _by_backend(counts: Json) -> dict[Key, Json]:
     }
 
 
-def _counted(now: Json | None, then: Json | None, seconds: float) -> dict[str, str]:
+def _counted(now: Json | None, then: Json | None, seconds: float, ordered: bool) -> dict[str, str]:
     if now is None:
         return {}
     made = {"Active": now["active"], "Connected": now["connected"], "Failed": now["failed"]}
     row = {name: str(count) for name, count in made.items()}
-    if now["aside"]:
+    if now["aside"] and not ordered:
         row["State"] = "aside"
     if then is not None and seconds > 0:
         row["Rate"] = f"{max(now['connected'] - then['connected'], 0) / seconds:.1f}/s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TextIO
 
 import click
@@ -45,6 +46,8 @@ def lines(frame: Frame, bar: Callable[[Bar], str]) -> Iterator[tuple[str, str]]:
     `bar` draws a task's progress; a task whose bar is empty has a line only for its error.
     """
     yield "overall", frame.overall
+    if frame.second:
+        yield "second", frame.second
     for task in frame.bars:
         text = task.error or bar(task)
         if text:
@@ -76,6 +79,6 @@ def _terminal(frames: Iterable[Frame], out: TextIO) -> None:
 
 def screen(frame: Frame, width: int, rows: int) -> list[str]:
     """The frame's lines on a terminal of that size; without bars where they would scroll."""
-    if len(frame.bars) + 3 > rows:
-        frame = Frame(frame.overall, (), frame.verify)
+    if len(frame.bars) + 3 + bool(frame.second) > rows:
+        frame = replace(frame, bars=())
     return [line[: width - 1] for _, line in lines(frame, lambda task: draw(task, width))]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from meshlb.cli import swarm_options
+from meshlb.cli import offer, swarm_options
 from meshlb.cli.humanize import size
 from meshlb.cli.parameters import Parsed
 from meshlb.cli.program import INTERRUPTED, Connection, Verb
 from meshlb.cli.swarm_manage import show_key
 from meshlb.cluster import info as node_info
 from meshlb.cluster import swarm
+from meshlb.cluster.client import APIClient, address
 from meshlb.cluster.swarm_spec import PATHS
+from meshlb.errors import EngineError
 
 ADVERTISE = "Address (or interface) at which other nodes reach this one: ADDRESS|INTERFACE[:PORT]"
 LISTEN = "Address on which a manager listens for other nodes: ADDRESS|INTERFACE[:PORT]"
@@ -57,13 +60,26 @@ def init(connection: Connection, /, **options: Any) -> None:
     """
     values = swarm_options.values(options)
     own = {name: value for name, value in options.items() if name.replace("_", "-") not in PATHS}
-    made = swarm.init(connection.open(), swarm.InitOptions(**own, values=values))
+    engine = connection.open()
+    made = _begun(engine, swarm.InitOptions(**own, values=values))
     click.echo(f"Swarm initialized: current node ({made.node_id}) is now a manager.\n")
     _show_join("worker", made.worker)
     click.echo("To add a manager to this swarm, run 'meshlb join-token manager' and follow the instructions.")
     if made.unlock_key:
         click.echo()
         show_key(made.unlock_key)
+    offer.offer_agent(address(engine).startswith("unix://"))
+
+
+def _begun(engine: APIClient, options: swarm.InitOptions) -> swarm.Initialized:
+    """The swarm; of several addresses that the node has, one is asked for where somebody is there."""
+    try:
+        return swarm.init(engine, options)
+    except EngineError as error:
+        choices = swarm.choices(error)
+        if not choices or not offer.on_terminal():
+            raise
+    return swarm.init(engine, replace(options, advertise_addr=offer.choose(choices)))
 
 
 def _show_join(role: str, invitation: swarm.Invitation) -> None:
@@ -82,8 +98,9 @@ def _show_join(role: str, invitation: swarm.Invitation) -> None:
 def join(ctx: click.Context, /, **options: Any) -> None:
     """Join this node to a swarm, as a worker or a manager."""
     connection: Connection = ctx.obj
+    engine = connection.open()
     try:
-        role = swarm.join(connection.open(), swarm.JoinOptions(**options))
+        role = swarm.join(engine, swarm.JoinOptions(**options))
     except KeyboardInterrupt:
         click.echo(
             "\nmeshlb: interrupted; the engine may go on joining in the background: "
@@ -92,6 +109,7 @@ def join(ctx: click.Context, /, **options: Any) -> None:
         )
         ctx.exit(INTERRUPTED)
     click.echo(f"This node joined a swarm as a {role}.")
+    offer.offer_agent(address(engine).startswith("unix://"))
 
 
 @click.command(cls=Verb)

@@ -17,7 +17,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from agent_process import START, Agent, free_port
+from agent_process import START, Agent, Backend, connect, free_port, reaches
 from mesh import Server, echo
 from waiting import eventually
 
@@ -150,3 +150,81 @@ def test_systemd_takes_the_unit_and_finds_it_safe(tmp_path: Path) -> None:
     match = re.search(r"Overall exposure level for meshlb-agent.service: (\d\.\d)", judged.stdout)
     assert match, judged.stderr
     assert float(match[1]) <= 3.5
+
+
+@pytest.fixture
+def pair(tmp_path: Path, node: Agent) -> Iterator[list[Backend]]:
+    """Two backends that the node's first port leads to, in turn."""
+    both = [Backend("one"), Backend("two")]
+    listed = ", ".join(f'"{each.address}"' for each in both)
+    entry = f'[[port]]\npublished = {node.port}\nservice = "s"\nbackends = [{listed}]\n'
+    node.write(f'{entry}drain = "200ms"\n')
+    eventually(lambda: len(_backends(node)) == 2, timeout=START, what="both backends")
+    yield both
+    for each in both:
+        each.listener.close()
+
+
+def _backends(node: Agent) -> list[dict[str, str]]:
+    return [one for service in node.status()["services"] for one in service["ports"][0]["backends"]]
+
+
+def _talk(node: Agent, pair: list[Backend], wanted: Backend) -> tuple[socket.socket, socket.socket]:
+    """A connection that has come to this backend of the two, both ends."""
+    while True:
+        client = connect(node.port)
+        ready, _, _ = select.select([each.listener for each in pair], [], [], START)
+        server, _ = ready[0].accept()
+        if ready[0] is wanted.listener:
+            return client, server
+        client.close()
+        server.close()
+
+
+@pytest.mark.parametrize("verb", ["drain", "pause"])
+def test_a_backend_gets_no_new_connections(node: Agent, pair: list[Backend], run: Run, verb: str) -> None:
+    one, two = pair
+    client, server = _talk(node, pair, one)
+    state = {"drain": "drained", "pause": "paused"}[verb]
+    with client, server:
+        done = run(verb, one.address)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f" is {state}: no new connections from this node; those that it has go on" in done.stdout
+        assert run("ps", "-q", "--filter", f"state={state}").stdout == f"{one.address}\n"
+        assert all(reaches(node.port, two) for _ in range(6))
+        refused = run(verb, two.address)
+        assert refused.returncode == 1
+        assert f"is the last backend of port {node.port}/tcp that is up" in refused.stderr
+        _survives(node, one, state)
+        client.settimeout(START)
+        if verb == "drain":  # its policy has 200 ms of it
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        else:
+            server.sendall(b"still here")
+            assert client.recv(10, socket.MSG_WAITALL) == b"still here"
+    assert "takes new connections again" in run("undrain", one.address).stdout
+    for end in _talk(node, pair, one):
+        end.close()
+    assert "broken the handover off" not in node.said()
+
+
+def _survives(node: Agent, backend: Backend, state: str) -> None:
+    """A new table, and the next agent, do not take the order back."""
+    node.write(node.file.read_text().replace('service = "s"', 'service = "renamed"'))
+    eventually(lambda: "renamed" in node.states(), timeout=START, what="the new table")
+    node.heir()
+    found = {f"{one['address']}:{one['port']}": one["state"] for one in _backends(node)}
+    assert found[backend.address] == state
+
+
+def test_the_last_backend_is_drained_by_force_alone(node: Agent, run: Run) -> None:
+    address = run("ps", "-q").stdout.strip()
+    assert run("drain", address).returncode == 1
+    assert run("drain", "--force", address).returncode == 0
+    with contextlib.suppress(ConnectionResetError), connect(node.port) as client:
+        assert client.recv(1) == b""
+    assert run("undrain", address).returncode == 0
+    with connect(node.port) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import grp
+import logging
 import os
 import socket
 import threading
@@ -12,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from meshlb import agent_socket, succession
+from meshlb import agent_socket, handover
 from meshlb.agent_socket import AgentSocket, RunningError, claim, connect, peer
-from meshlb.errors import ConfigError
+from meshlb.errors import ConfigError, MeshError
 from meshlb.handover import Conversation, HandoverError
 from meshlb.inherited import Named
-from meshlb.succession import Heirs
+from meshlb.succession import ASKING, Heirs
 
 
 @pytest.fixture
@@ -31,10 +33,22 @@ def place(path: Path) -> Iterator[AgentSocket]:
         yield place
 
 
-def test_the_directory_and_the_socket_are_for_nobody_else(place: AgentSocket, path: Path) -> None:
-    assert path.parent.stat().st_mode & 0o777 == 0o750
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [each.name for each in path.parent.iterdir()] == ["agent.sock"]
+@pytest.mark.parametrize(("group", "mode"), [("own", 0o660), ("none", 0o600)])
+def test_the_directory_and_the_socket_are_for_root_and_group_docker(
+    path: Path, monkeypatch: pytest.MonkeyPatch, group: str, mode: int
+) -> None:
+    def of(name: str) -> grp.struct_group:
+        assert name == "docker"
+        if group == "none":
+            raise KeyError(name)
+        return grp.getgrgid(os.getegid())
+
+    monkeypatch.setattr("meshlb.agent_socket.grp.getgrnam", of)
+    with contextlib.closing(claim(path)):
+        assert path.parent.stat().st_mode & 0o777 == 0o750
+        assert path.stat().st_mode & 0o777 == mode
+        assert path.stat().st_gid == os.getegid()
+        assert [each.name for each in path.parent.iterdir()] == ["agent.sock"]
 
 
 def test_a_second_one_is_refused_with_the_firsts_process(place: AgentSocket, path: Path) -> None:
@@ -128,16 +142,28 @@ class Serving:
     async def leave(self) -> None:
         self.done.append("leave")
 
+    async def order(self, verb: str, backend: str, force: bool) -> str:
+        if backend == "bug":
+            raise ValueError("odd")
+        if not force:
+            raise MeshError(f"{backend} is the last")
+        return f"{verb} {backend}"
+
+    def ordered(self) -> dict[str, str]:
+        return {"t1": "paused"}
+
 
 def test_another_user_is_refused(place: AgentSocket, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(succession, "peer", lambda sock: (peer(sock)[0], 4711))
+    monkeypatch.setattr(handover, "peer", lambda sock: (peer(sock)[0], 4711))
 
     async def main() -> None:
         heirs = asyncio.create_task(Heirs(Serving(), list).run(place.listener))
         sock = await asyncio.to_thread(agent_socket.connect, path)
         assert sock is not None
-        with Conversation(sock) as talk, pytest.raises(HandoverError, match="user 4711 may not ask this"):
-            await asyncio.to_thread(talk.take)
+        with Conversation(sock) as talk:
+            talk.say("hello")
+            with pytest.raises(HandoverError, match="user 4711 may not ask this"):
+                await asyncio.to_thread(talk.take)
         heirs.cancel()
         await asyncio.wait([heirs])
 
@@ -154,6 +180,7 @@ def test_an_end_breaks_a_handover_off_that_is_not_decided(place: AgentSocket, pa
         with Conversation(sock) as talk:
             talk.say("hello")
             assert await asyncio.to_thread(talk.take) == []
+            assert talk.orders == {"t1": "paused"}
             heirs.cancel()
             await asyncio.wait([heirs])
             with pytest.raises(HandoverError, match="broken the handover off"):
@@ -161,3 +188,68 @@ def test_an_end_breaks_a_handover_off_that_is_not_decided(place: AgentSocket, pa
 
     asyncio.run(main())
     assert serving.done == []
+
+
+def answered(path: Path, place: AgentSocket, verb: str, backend: str, force: object) -> dict[str, object]:
+    """What the agent answers to an order."""
+
+    async def main() -> dict[str, object]:
+        heirs = asyncio.create_task(Heirs(Serving(), list).run(place.listener))
+        try:
+            sock = await asyncio.to_thread(agent_socket.connect, path)
+            assert sock is not None
+            with Conversation(sock) as talk:
+                talk.say("order", verb=verb, backend=backend, force=force)
+                return await asyncio.to_thread(talk.hear, "answer")
+        finally:
+            heirs.cancel()
+            await asyncio.wait([heirs])
+
+    return asyncio.run(main())
+
+
+def test_orders_are_answered(place: AgentSocket, path: Path) -> None:
+    done = answered(path, place, "drain", "web.1", True)
+    assert (done["good"], done["text"]) == (True, "drain web.1")
+    refused = answered(path, place, "drain", "web.1", "yes")
+    assert (refused["good"], refused["text"]) == (False, "web.1 is the last")
+    assert "a bug in meshlb" in str(answered(path, place, "drain", "bug", True)["text"])
+
+
+def test_who_only_looks_who_is_there_is_not_worth_a_line(
+    place: AgentSocket, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor are those who hang up when there are too many, and the next one is heard."""
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        heirs = Heirs(Serving(), list)
+        running = asyncio.create_task(heirs.run(place.listener))
+        for _ in range(20):
+            sock = await asyncio.to_thread(agent_socket.connect, path)
+            assert sock is not None
+            sock.close()
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(main())
+    assert caplog.text == ""
+
+
+def test_few_may_ask_at_a_time(place: AgentSocket, path: Path) -> None:
+    async def main() -> None:
+        running = asyncio.create_task(Heirs(Serving(), list).run(place.listener))
+        silent = []
+        for _ in range(ASKING + 1):
+            sock = await asyncio.to_thread(agent_socket.connect, path)
+            assert sock is not None
+            silent.append(Conversation(sock))
+        with pytest.raises(HandoverError, match="too many ask at this moment"):
+            await asyncio.to_thread(silent[-1].hear, "answer")
+        running.cancel()
+        await asyncio.wait([running])
+        for each in silent:
+            each.close()
+
+    asyncio.run(main())

@@ -1,0 +1,79 @@
+"""`meshlb drain`, `pause`, `undrain`: what an operator asks of one backend, through the agent's socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from socket import socket
+
+import click
+
+from meshlb import agent_socket
+from meshlb.cli.agent import socket_option
+from meshlb.cli.program import Verb
+from meshlb.errors import ConfigError, MeshError
+from meshlb.handover import Conversation
+
+PATIENCE = 20.0  # seconds: an agent that hands over answers when that is done
+force_option = click.option("-f", "--force", is_flag=True, help="Even when no other backend of a port is up")
+
+
+@click.command(cls=Verb, options_metavar="[OPTIONS]")
+@click.argument("backend")
+@force_option
+@socket_option
+def drain(backend: str, force: bool, socket_: Path) -> None:
+    """Give a backend no new connections from this node.
+
+    BACKEND is a task's name, the beginning of its id, or ADDRESS:PORT, as `meshlb ps` shows them. Connections
+    that it has go on as long as the policy's `drain` lets them. That holds while the task lives, or until
+    `meshlb undrain`; an agent that takes over knows of it. Other nodes have agents of their own.
+
+    \b
+    Examples:
+      meshlb drain web.1
+      meshlb drain 10.0.0.7:8000
+      meshlb ps --filter state=drained
+    """
+    _order(socket_, "drain", backend, force)
+
+
+@click.command(cls=Verb, options_metavar="[OPTIONS]")
+@click.argument("backend")
+@force_option
+@socket_option
+def pause(backend: str, force: bool, socket_: Path) -> None:
+    """Give a backend no new connections from this node, and never end those that it has.
+
+    It is as `meshlb drain`, but for the policy's `drain`.
+    """
+    _order(socket_, "pause", backend, force)
+
+
+@click.command(cls=Verb, options_metavar="[OPTIONS]")
+@click.argument("backend")
+@socket_option
+def undrain(backend: str, socket_: Path) -> None:
+    """Give a backend that was drained or paused new connections again."""
+    _order(socket_, "undrain", backend, False)
+
+
+def _order(path: Path, verb: str, backend: str, force: bool) -> None:
+    with Conversation(_connected(path)) as talk:
+        talk.say("order", verb=verb, backend=backend, force=force)
+        answer = talk.hear("answer", PATIENCE)
+    text = str(answer.get("text"))
+    if not answer.get("good"):
+        raise MeshError(text)
+    click.echo(f"{text}.")
+
+
+def _connected(path: Path) -> socket:
+    try:
+        found = agent_socket.connect(path)
+    except ConfigError as error:
+        raise MeshError(f"the agent's socket {path} is for root and group docker") from error
+    if found is None:
+        raise MeshError(
+            f"no agent runs on this node ({path}): `systemctl start meshlb-agent`, or run meshlb-agent"
+        )
+    return found
