@@ -11,6 +11,8 @@ const STATES = {
   up: "takes connections",
   suspected: "its node has fallen silent: new connections go elsewhere",
   draining: "keeps its connections, takes no new ones",
+  drained: "an operator has drained it: takes no new connections, keeps those it has for a while",
+  paused: "an operator has paused it: takes no new connections, keeps those it has",
   down: "takes no connections",
   serving: "the agent listens on it",
   redirected: "Docker holds it; traffic is led to the agent",

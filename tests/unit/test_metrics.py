@@ -157,7 +157,7 @@ def test_what_was_counted_of_a_backend() -> None:
     assert of(samples, "meshlb_backend_up", **FIRST | {"task": "web.2.t2"}) == 0  # it drains
     assert of(samples, "meshlb_backend_up", **FIRST | {"task": "web.3.t3"}) == 0  # it is set aside
     states = {state: of(samples, "meshlb_backends", **WEB, state=state) for state in BackendState}
-    assert states == {"up": 2, "suspected": 0, "draining": 1, "down": 0}
+    assert states == {"up": 2, "suspected": 0, "draining": 1, "drained": 0, "paused": 0, "down": 0}
 
 
 def test_what_the_agent_says_of_itself_and_of_nodes() -> None:
@@ -195,10 +195,10 @@ def test_series_of_what_is_gone_are_gone() -> None:
     assert {dict(labels)["service"] for _, labels in left if "service" in dict(labels)} == {"dns"}
 
 
-def test_a_port_has_97_series_and_a_backend_9() -> None:
+def test_a_port_has_99_series_and_a_backend_9() -> None:
     samples = found(counted=statistics((TCP, task("web.1.t1"), backend_row())))
     numbers = Counter(("task" in dict(labels)) for _, labels in samples if ("port", "80") in labels)
-    assert numbers == {False: 97, True: 9}
+    assert numbers == {False: 99, True: 9}
 
 
 def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
