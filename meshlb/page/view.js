@@ -258,5 +258,5 @@ export function events(all) {
 
 function tone(kind) {
   if (["task-up", "node-back", "problem-gone", "start"].includes(kind)) return "good";
-  return ["task-draining", "port"].includes(kind) ? "calm" : "bad";
+  return ["task-draining", "task-drained", "task-paused", "port"].includes(kind) ? "calm" : "bad";
 }
