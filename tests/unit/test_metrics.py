@@ -431,6 +431,13 @@ def test_the_usage_is_this_process() -> None:
     assert less.threads >= 1
 
 
+def test_usage_that_cannot_be_read_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlb.usage._SELF", Path("/nowhere"))
+    found = usage()
+    assert (found.memory, found.descriptors, found.threads) == (0, 0, 0)
+    assert found.cpu > 0
+
+
 @pytest.mark.slow
 def test_a_large_node_costs_little() -> None:
     """Ten thousand backends: less than four times what it takes to make objects of their counts."""
