@@ -18,7 +18,11 @@ def of_agent(status: Status) -> Iterator[Family]:
     about = {"version": status.version, "python": platform.python_version(), "machine": platform.machine()}
     yield _one("meshlb_build_info", "The agent's version.", 1, **about)
     yield _one("meshlb_draining", "1 while the agent ends: no new connections.", int(status.draining))
-    yield _one("meshlb_problems", "What is wrong, in sentences that /status tells.", len(status.problems))
+    yield _one(
+        "meshlb_problems",
+        "Sentences about what is wrong; meshlb agent status shows them.",
+        len(status.problems),
+    )
     yield _count("meshlb_table_changes", "Tables that have been served so far.", status.table)
     changed = status.table_changed
     yield _one("meshlb_table_changed_timestamp_seconds", "When the table that is served came.", changed)
