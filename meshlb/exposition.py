@@ -6,7 +6,7 @@ node of 200 ports with 50 backends each. Here the labels of a row are written on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from meshlb.text import printable
@@ -15,18 +15,19 @@ CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 LONGEST = 128  # characters of a label's value: names are anybody's
 
-Sample = tuple[str, int | float]  # what follows the family's name, such as `{port="80"}`, and the value
-
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Samples of one name. A counter's has no `_total`: that is written. `labels` are for the reader."""
+    """Samples of one name, each as what follows that: `{port="80"} 5`. `labels` are for the reader.
+
+    A counter's name has no `_total`: that is written.
+    """
 
     name: str
     kind: str  # counter | gauge | histogram | summary
     help: str
     labels: tuple[str, ...] = ()
-    samples: tuple[Sample, ...] = ()
+    samples: Sequence[str] = ()
 
     @property
     def sample_name(self) -> str:
@@ -37,6 +38,11 @@ class Family:
 def labels(**values: str) -> str:
     """`{port="80"}`, whatever the values are."""
     return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in values.items()) + "}"
+
+
+def inserted(tail: str, name: str, value: str) -> str:
+    """Labels with one more."""
+    return f'{tail[:-1]},{name}="{escaped(value)}"}}'
 
 
 def text(families: Iterable[Family], openmetrics: bool = False) -> str:
@@ -66,8 +72,10 @@ def _offer(part: str) -> tuple[str, float]:
 def _family(family: Family, openmetrics: bool) -> Iterator[str]:
     name = family.name if openmetrics else family.sample_name
     yield f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n"
-    name = family.sample_name
-    yield "".join([f"{name}{tail} {value}\n" for tail, value in family.samples])
+    if family.samples:
+        yield family.sample_name
+        yield f"\n{family.sample_name}".join(family.samples)
+        yield "\n"
 
 
 def escaped(value: str) -> str:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from meshlb.exposition import Family
-from meshlb.metrics import MOST_BACKENDS, families
+from meshlb.metrics import families
+from meshlb.metrics_backend import MOST
 from meshlb.model import SourceStatus, Status
 from meshlb.usage import Usage
 
@@ -24,7 +25,7 @@ The age of the table is `time() - meshlb_table_changed_timestamp_seconds`.
 
 **Cardinality.** On each node a published port has at most 99 series (78 of them in three histograms), a
 backend of it at most 9, a node 2. Series of tasks and services that are gone are gone. With more than
-{MOST_BACKENDS} backends the others have none (`meshlb_backends_left_out`). Values of labels are cut at 128
+{MOST} backends the others have none (`meshlb_backends_left_out`). Values of labels are cut at 128
 characters; what cannot be printed is escaped. Buckets end at 64 µs, 128 µs, … 268 s: a connection is in the
 first that it took less than.
 

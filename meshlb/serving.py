@@ -109,10 +109,8 @@ class Serving:
         self._failures = 0
         self._changed_at = 0.0
         self._counters = Counters()
-        self._tables, self._last_table = (
-            0,
-            0.0,
-        )  # how many have been served, and since 1970 when the last came
+        self._tables = 0  # that have been served
+        self._last_table = 0.0  # seconds since 1970: when the last one came
         # One thread of our own makes calls follow each other: asyncio.to_thread would leave the call of a
         # cancelled task running beside the next.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plane")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,16 +28,31 @@ class Usage:
 def usage() -> Usage:
     """The figures now."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int((_SELF / "statm").read_text().split()[1])
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Usage(
         round(spent.ru_utime + spent.ru_stime, 6),
-        pages * resource.getpagesize(),
-        _descriptors(),
+        int(_told(_memory)),
+        int(_told(_descriptors)),
         max(most, 0),
-        len(os.listdir(_SELF / "task")),  # noqa: PTH208  # names alone
-        _started(),
+        int(_told(_threads)),
+        _told(_started),
     )
+
+
+def _told(figure: Callable[[], float]) -> float:
+    """A metric that cannot be read must not hide the others: descriptors may be out."""
+    try:
+        return figure()
+    except OSError:
+        return 0
+
+
+def _memory() -> int:
+    return int((_SELF / "statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _threads() -> int:
+    return len(os.listdir(_SELF / "task"))  # noqa: PTH208  # names alone
 
 
 def _descriptors() -> int:

@@ -16,6 +16,7 @@ from docker_cli import Serve, docker
 from promtool import MONITORING, dashboard_queries, program, promtool
 from waiting import eventually
 
+from meshlb.errors import LabError
 from meshlb.lab import Lab, Node
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("agents"), pytest.mark.timeout(120)]
@@ -131,7 +132,18 @@ def _empty(prometheus: Prometheus, lab: Lab) -> list[str]:
 
 
 def test_the_stack_is_one_that_docker_takes(lab: Lab) -> None:
-    docker(lab, "stack", "deploy", "--resolve-image=never", "-c", str(MONITORING / "stack.yml"), "monitoring")
+    deploy = [
+        "docker",
+        "stack",
+        "deploy",
+        "--resolve-image=never",
+        "-c",
+        str(MONITORING / "stack.yml"),
+        "monitoring",
+    ]
+    with pytest.raises(LabError, match="choose one for the user admin"):
+        lab.nodes[0].run(["env", "GRAFANA_PASSWORD=", *deploy])
+    lab.nodes[0].run(["env", "GRAFANA_PASSWORD=secret", *deploy])
     try:
         found = docker(lab, "stack", "services", "--format", "{{.Name}}", "monitoring")
         assert set(str(found).split()) == {"monitoring_grafana", "monitoring_prometheus"}

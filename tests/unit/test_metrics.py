@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 from promtool import promtool
 
-from meshlb import http, metrics, scrape
+from meshlb import http, metrics_backend, scrape
 from meshlb.counts import Statistics
 from meshlb.exposition import CLASSIC, OPENMETRICS, text, wants_openmetrics
 from meshlb.metrics import families
@@ -202,7 +202,7 @@ def test_a_port_has_99_series_and_a_backend_9() -> None:
 
 
 def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MOST_BACKENDS", 3)
+    monkeypatch.setattr(metrics_backend, "MOST", 3)
     samples = found()
     assert len([name for name, _ in samples if name == "meshlb_backend_up"]) == 3
     assert of(samples, "meshlb_backends_left_out") == 1
@@ -254,7 +254,8 @@ def test_the_manual_is_what_the_agent_tells() -> None:
     path = Path(__file__).parents[2] / "docs" / "metrics.md"
     assert path.read_text() == manual(), "run scripts/reference"
     for family in families(STATUS, COUNTED, USAGE):
-        for tail, _ in family.samples[:1]:
+        for sample in family.samples[:1]:
+            tail = sample.rpartition(" ")[0]
             inside = tail[tail.find("{") + 1 : -1] if "{" in tail else ""
             names = [pair.partition("=")[0] for pair in inside.split(",") if pair]
             assert [name for name in names if name != "le"] == list(family.labels), family.name
@@ -428,6 +429,13 @@ def test_the_usage_is_this_process() -> None:
     assert abs(time.time() - less.started) < 86400
     assert less.memory > 1 << 20
     assert less.threads >= 1
+
+
+def test_usage_that_cannot_be_read_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlb.usage._SELF", Path("/nowhere"))
+    found = usage()
+    assert (found.memory, found.descriptors, found.threads) == (0, 0, 0)
+    assert found.cpu > 0
 
 
 @pytest.mark.slow
