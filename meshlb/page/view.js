@@ -62,7 +62,7 @@ export function link(kind, sentence) {
 // For screen readers: only what went wrong, for a mesh is never still.
 export function say(events) {
   const bad = events.filter((one) => tone(one.kind) === "bad").map((one) => format.name(one.text));
-  if (bad.length) text($("link"), `Live. ${bad.slice(0, 3).join(". ")}`);
+  if (bad.length) text($("said"), bad.slice(0, 3).join(". "));
 }
 
 export function onFind(again) {
@@ -256,6 +256,6 @@ export function events(all) {
 }
 
 function tone(kind) {
-  if (["task-up", "node-back", "problem-gone", "start"].includes(kind)) return "good";
-  return ["task-draining", "port"].includes(kind) ? "calm" : "bad";
+  if (["task-up", "port-up", "node-back", "problem-gone", "start"].includes(kind)) return "good";
+  return ["task-draining", "port-closed"].includes(kind) ? "calm" : "bad";
 }
