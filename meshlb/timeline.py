@@ -1,7 +1,7 @@
 """What happened of late, for people: the newest events, few enough to be kept in memory.
 
-The kinds: `start`, `task-up`, `task-suspected`, `task-draining`, `task-down`, `port-up`,
-`port-failed`, `port-closed`, `failover`, `node-suspected`, `node-dead`, `node-back`, `problem`, `problem-gone`.
+The kinds: `start`, `task-up`, `task-suspected`, `task-draining`, `task-down`, `port-up`, `port-failed`,
+`port-closed`, `failover`, `node-suspected`, `node-dead`, `node-back`, `problem`, `problem-gone`.
 """
 
 from __future__ import annotations
