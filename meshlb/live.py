@@ -98,10 +98,13 @@ class Live:
 
     async def _look_at_failovers(self, status: Status) -> None:
         now, count = time.monotonic(), status.counters.failovers
+        services = {each.port: each.service for each in status.ports}
+        # One that is closed and served again counts from 0.
+        self._failovers = {port: known for port, known in self._failovers.items() if port in services}
+        self._failed_over = min(self._failed_over, count)
         if self._statistics is None or count == self._failed_over or now - self._told_at < FAILOVERS:
             return
         found = {port: counts.failovers for port, counts in (await self._statistics()).of_ports()}
-        services = {each.port: each.service for each in status.ports}
         self.timeline.tell(of_failovers(self._failovers, found, services))
         self._failovers, self._failed_over, self._told_at = found, count, now
 

@@ -1,7 +1,8 @@
 """What happened of late, for people: the newest events, few enough to be kept in memory.
 
 The kinds: `start`, `task-up`, `task-suspected`, `task-draining`, `task-drained`, `task-paused`,
-`task-down`, `port`, `failover`, `node-suspected`, `node-dead`, `node-back`, `problem`, `problem-gone`.
+`task-down`, `port-up`, `port-failed`, `port-closed`, `failover`, `node-suspected`, `node-dead`,
+`node-back`, `problem`, `problem-gone`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def of_tables(old: Table, new: Table) -> Iterator[News]:
     """Tasks that came, went, or are in another state."""
     before, after = _tasks(old), _tasks(new)
     if old == Table():  # those that were there before the agent have not come now
-        yield News("start", f"meshlb-agent knows {len(new.entries)} ports and {len(after)} tasks")
+        yield News(
+            "start", f"meshlb-agent knows {_count(len(new.entries), 'port')} and {_count(len(after), 'task')}"
+        )
         return
     changed: dict[tuple[str, BackendState], list[Backend]] = {}
     for key, backend in after.items():
@@ -103,7 +106,8 @@ def of_ports(old: Iterable[PortStatus], new: Iterable[PortStatus]) -> Iterator[N
 
 def _of_port(status: PortStatus, how: str) -> News:
     text = f"port {status.port} of {status.service} is {how}"
-    return News("port", _cut(text), {"service": _cut(status.service), "port": str(status.port)})
+    kind = "port-failed" if how.startswith("failed") else "port-closed" if how == "closed" else "port-up"
+    return News(kind, _cut(text), {"service": _cut(status.service), "port": str(status.port)})
 
 
 def of_problems(old: Iterable[str], new: Iterable[str]) -> Iterator[News]:
@@ -152,9 +156,13 @@ def of_failovers(
     most = sorted(more, key=lambda port: -more[port])
     named = [f"{services.get(port, '')} {port} {more[port]}".strip() for port in most[:NAMED]]
     rest = [f"{len(most) - NAMED} more ports"] if len(most) > NAMED else []
-    text = f"{sum(more.values())} attempts went on to another task: {', '.join(named + rest)}"
+    text = f"{_count(sum(more.values()), 'attempt')} went on to another task: {', '.join(named + rest)}"
     about = {"service": _cut(services.get(most[0], "")), "port": str(most[0])} if len(most) == 1 else {}
     yield News("failover", _cut(text), about)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _cut(text: str) -> str:

@@ -34,6 +34,11 @@ export function clock(time) {
   return new Date(time * 1000).toLocaleTimeString("en-GB");
 }
 
+// Swarm's names of tasks end in 25 letters that say nothing to people; where there is room, `title` has them.
+export function name(text) {
+  return text.replace(/(\.[a-z0-9]+)\.[a-z0-9]{25}(?![a-z0-9])/g, "$1");
+}
+
 function digits(number) {
   return number < 9.95 ? number.toFixed(1) : String(Math.round(number));
 }

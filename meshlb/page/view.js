@@ -63,8 +63,8 @@ export function link(kind, sentence) {
 
 // For screen readers: only what went wrong, for a mesh is never still.
 export function say(events) {
-  const bad = events.filter((one) => tone(one.kind) === "bad").map((one) => one.text);
-  if (bad.length) text($("link"), `Live. ${bad.slice(0, 3).join(". ")}`);
+  const bad = events.filter((one) => tone(one.kind) === "bad").map((one) => format.name(one.text));
+  if (bad.length) text($("said"), bad.slice(0, 3).join(". "));
 }
 
 export function onFind(again) {
@@ -184,7 +184,7 @@ function facts(port) {
 
 function makeBackend(one) {
   const row = el("tr");
-  const name = el("th", "name", one.name || one.task);
+  const name = el("th", "name", format.name(one.name || one.task));
   [name.scope, name.role, row.role] = ["row", "rowheader", "row"];
   row.append(name, el("td", "name"), el("td", "", el("span", "state")));
   for (let at = 3; at < COLUMNS.length; at++) {
@@ -197,7 +197,7 @@ function makeBackend(one) {
 
 function fillBackend(row, one) {
   const cells = row.children;
-  cells[0].title = `${one.address}:${one.port} weight ${one.weight}`;
+  cells[0].title = `${one.name} at ${one.address}:${one.port}, weight ${one.weight}`;
   text(cells[1], one.on || "–");
   const aside = one.counts?.aside && one.state === "up";
   state(cells[2].firstElementChild, aside ? "aside" : one.state, aside ? SAID.aside : "");
@@ -223,7 +223,7 @@ function flow(found, name) {
       text(box.firstElementChild, node.self ? `${node.name} (this node)` : node.name);
       box.dataset.state = node.state;
       list(box.lastElementChild, node.tasks.slice(0, MOST), (one) => one.id,
-        (one) => el("li", "", el("span", "name", one.name), " ", el("b")),
+        (one) => el("li", "", el("span", "name", format.name(one.name)), " ", el("b")),
         (child, one) => {
           child.dataset.state = one.state;
           child.title = `${one.name}: ${one.state}`;
@@ -249,7 +249,8 @@ export function events(all) {
     (one) => {
       const time = el("time", "", format.clock(one.time));
       time.dateTime = new Date(one.time * 1000).toISOString();
-      const made = el("li", "", time, el("span", "kind", one.kind.replace("-", " ")), el("span", "name", one.text));
+      const made = el("li", "", time, el("span", "kind", one.kind.replace("-", " ")), el("span", "name", format.name(one.text)));
+      made.title = one.text;
       made.dataset.tone = tone(one.kind);
       return made;
     },
@@ -257,6 +258,6 @@ export function events(all) {
 }
 
 function tone(kind) {
-  if (["task-up", "node-back", "problem-gone", "start"].includes(kind)) return "good";
-  return ["task-draining", "task-drained", "task-paused", "port"].includes(kind) ? "calm" : "bad";
+  if (["task-up", "port-up", "node-back", "problem-gone", "start"].includes(kind)) return "good";
+  return ["task-draining", "task-drained", "task-paused", "port-closed"].includes(kind) ? "calm" : "bad";
 }

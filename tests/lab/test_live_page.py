@@ -28,7 +28,6 @@ EVENTS = "[...document.querySelectorAll('#events .name')].map(one => one.textCon
 @pytest.mark.usefixtures("agents")
 def test_the_page_shows_what_happens(lab: Lab, serve: Serve) -> None:
     serve("paged", "--replicas", "2", "--publish", "8090:8000")
-    serve("shop", "--replicas", "3", "--publish", "80:8000")
 
     async def scenario() -> None:
         async with asyncio.timeout(120), browser() as page:
@@ -40,10 +39,9 @@ def test_the_page_shows_what_happens(lab: Lab, serve: Serve) -> None:
             victim = await asyncio.to_thread(docker, lab, "ps", "-q", "--filter", "name=paged.")
             await asyncio.to_thread(docker, lab, "kill", victim.split()[0])
             await page.until(f"/paged\\.\\S* is down/.test({EVENTS})")
-            await page.until(f"{TASKS} === 5")
             if folder := os.environ.get("MESHLB_PICTURES"):
                 (Path(folder) / "lab.png").write_bytes(await page.picture())
             assert page.complaints == []
 
-    with Load([f"{lab.nodes[0].address}:{port}" for port in (80, 8090)], rate=40):
+    with Load([f"{lab.nodes[0].address}:8090"], rate=40):
         asyncio.run(scenario())

@@ -133,6 +133,21 @@ def test_silent_nodes_and_failovers_come_into_the_timeline(monkeypatch: pytest.M
     served(mesh, scenario)
 
 
+def test_failovers_of_a_port_that_is_closed_and_served_again_are_told() -> None:
+    mesh, timeline = MadeUp({"web": 1}), Timeline()
+    whole, none, failed_over = mesh.status, replace(mesh.status, ports=()), 5  # looks until there is one
+    looks = live.Live(mesh.ask, mesh.statistics, timeline)
+
+    async def run() -> None:
+        for mesh.status, mesh._looks in ((whole, failed_over), (none, 0), (whole, failed_over)):
+            await looks.look()
+            if mesh.status is whole:
+                looks._told_at -= live.FAILOVERS
+
+    asyncio.run(run())
+    assert [event.news.kind for event in timeline.since(0)] == ["failover", "failover"]
+
+
 def test_only_so_many_may_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_events, "MOST", 2)
 

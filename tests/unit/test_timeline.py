@@ -31,7 +31,7 @@ def test_only_the_newest_are_kept() -> None:
 def test_a_task_is_told_when_it_comes_changes_and_goes() -> None:
     mesh = MadeUp({"web": 2})
     first = build(mesh.status.snapshot)
-    assert told(of_tables(Table(), first)) == [("start", "meshlb-agent knows 1 ports and 2 tasks")]
+    assert told(of_tables(Table(), first)) == [("start", "meshlb-agent knows 1 port and 2 tasks")]
     mesh.set_state("t0.1", BackendState.DRAINING)
     second = build(mesh.status.snapshot)
     assert list(of_tables(first, second)) == [
@@ -57,8 +57,10 @@ def test_ports_and_problems() -> None:
     port = Port(80, 8000)
     served = PortStatus(port, "web", PortState.SERVING)
     failed = PortStatus(port, "web", PortState.FAILED, "held by nginx")
-    assert told(of_ports([served], [failed])) == [("port", "port 80/tcp of web is failed: held by nginx")]
-    assert told(of_ports([failed], [])) == [("port", "port 80/tcp of web is closed")]
+    assert told(of_ports([served], [failed])) == [
+        ("port-failed", "port 80/tcp of web is failed: held by nginx")
+    ]
+    assert told(of_ports([failed], [])) == [("port-closed", "port 80/tcp of web is closed")]
     assert told(of_problems(["a", "b"], ["b", "c"])) == [("problem", "c"), ("problem-gone", "a")]
     crowd = told(of_problems([], [str(number) for number in range(100)]))
     assert crowd[-1] == ("problem", "and 92 more")
