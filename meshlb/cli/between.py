@@ -109,4 +109,7 @@ def clocks(ahead: Mapping[str, float]) -> Iterator[Finding]:
         way = "ahead of" if by > 0 else "behind"
         yield Finding(False, f"the clock of {address} is {abs(by):.0f} s {way} ours", _NTP)
     if ahead and not wrong:
-        yield Finding(True, f"the clocks of {len(ahead)} other nodes are as ours, to within {SKEW:.0f} s")
+        yield Finding(
+            True,
+            f"clocks of other nodes that are as ours, to within {SKEW:.0f} s: {len(ahead)} of {len(ahead)}",
+        )

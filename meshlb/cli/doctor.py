@@ -182,7 +182,8 @@ def agent_findings(status: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(same or None, f"the agent's release is {release}", advice)
     failed = [port for port in status.get("ports", ()) if port["state"] == "failed"]
     served = len(status.get("ports", ())) - len(failed)
-    yield Finding(not failed, f"{served} ports are served, {len(failed)} are not")
+    ports = "1 port is" if served == 1 else f"{served} ports are"
+    yield Finding(not failed, f"{ports} served, {len(failed)} {'is' if len(failed) == 1 else 'are'} not")
     for port in failed:
         yield Finding(False, f"port {port['port']} of service {port['service']}: {port['reason']}")
     yield from (Finding(None, problem) for problem in status.get("problems", ()))
@@ -190,7 +191,7 @@ def agent_findings(status: Mapping[str, Any]) -> Iterator[Finding]:
     if channel:
         whole = channel["connected"] >= channel["peers"] and not channel["problem"]
         advice = channel["problem"] or "open 7947/tcp between the nodes, and run an agent on each"
-        text = f"{channel['connected']} of {channel['peers']} other agents are heard"
+        text = f"agents heard on other nodes: {channel['connected']} of {channel['peers']}"
         yield Finding(whole, text, "" if whole else advice)
         if channel["suspected"]:
             silent = ", ".join(channel["suspected"])

@@ -78,7 +78,7 @@ def test_a_port_of_udp_that_is_refused() -> None:
 def test_clocks() -> None:
     assert list(clocks({})) == []
     (fine,) = clocks({"192.0.2.1": 0, "192.0.2.2": -2})
-    assert (fine.good, fine.text) == (True, "the clocks of 2 other nodes are as ours, to within 5 s")
+    assert (fine.good, fine.text) == (True, "clocks of other nodes that are as ours, to within 5 s: 2 of 2")
     before, behind = clocks({"192.0.2.1": 7, "192.0.2.2": -60, "192.0.2.3": 1})
     assert (before.good, before.text) == (False, "the clock of 192.0.2.1 is 7 s ahead of ours")
     assert (behind.text, behind.advice) == (
