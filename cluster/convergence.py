@@ -29,12 +29,13 @@ _LONGEST_ERROR = 75
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One task's progress: `done` of len(STATES) states, or its error."""
+    """One task's progress: `done` of so many states, or its error."""
 
     label: str
     state: str = ""
     done: int = 0
     error: str = ""
+    of: int = len(STATES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,11 @@ def place_of(node: object) -> str:
     return str(node)[:12]
 
 
-def bar(label: str, task: Json) -> Bar:
-    """A task's progress."""
+def bar(label: str, task: Json, states: int = len(STATES)) -> Bar:
+    """A task's progress towards the last of so many states."""
     state = task["Status"]["State"]
     error = _one_line(task["Status"].get("Err", ""))
-    return Bar(label, state, min(_ORDER.get(state, 0), len(STATES)), error)
+    return Bar(label, state, min(_ORDER.get(state, 0), states), error, states)
 
 
 def _one_line(text: str) -> str:

@@ -9,6 +9,7 @@ from meshlb.cluster.convergence import MOST_BARS, PATIENCE, STATES, Bar, Frame, 
 from meshlb.errors import EngineError
 
 Json = dict[str, Any]
+_STATES = len(STATES) + 1  # a job's task is not done when it runs, but when it is complete
 _ENDED = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
 
 
@@ -71,8 +72,9 @@ def _bars(own: dict[Any, Json], total: int, everywhere: bool) -> tuple[Bar, ...]
     if total > MOST_BARS:
         return ()
     if everywhere:
-        return tuple(bar(place_of(node), task) for node, task in sorted(own.items()))
+        return tuple(bar(place_of(node), task, _STATES) for node, task in sorted(own.items()))
     labels = [f"{slot + 1:{len(str(total))}d}/{total}" for slot in range(total)]
     return tuple(
-        bar(label, own[slot]) if slot in own else Bar(label, STATES[0]) for slot, label in enumerate(labels)
+        bar(label, own[slot], _STATES) if slot in own else Bar(label, STATES[0])
+        for slot, label in enumerate(labels)
     )

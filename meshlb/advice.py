@@ -94,6 +94,7 @@ class Advice:
             counted.stale,
             counted.foreign + counted.refused + counted.garbage,
             peers.problem,
+            peers.clocks,
         )
 
     def _pass_on(self, peers: Peers) -> None:

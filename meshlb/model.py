@@ -173,6 +173,7 @@ class ChannelStatus:
     stale: int = 0  # states that were not newer
     refused: int = 0  # connections that were not let in or hung up on, and claims about others' tasks
     problem: str = ""
+    clocks: Mapping[str, int] = field(default_factory=dict)  # seconds that nodes' clocks are ahead of ours
 
 
 @dataclass(frozen=True, slots=True)

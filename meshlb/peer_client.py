@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
@@ -40,10 +41,26 @@ class Pace:
     kept: float = 10.0  # that the states of a node's tasks outlive the connection to its agent
 
 
-def session() -> aiohttp.ClientSession:
-    """What `Client` connects with; close it at the end."""
+def session(dated: Callable[[str, str], None] = lambda host, date: None) -> aiohttp.ClientSession:
+    """What `Client` connects with; close it at the end. `dated` hears hosts and their answers' dates."""
+
+    async def answered(_: object, __: object, params: aiohttp.TraceRequestEndParams) -> None:
+        dated(params.url.host or "", params.response.headers.get("Date", ""))
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(answered)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(connector=connector, cookie_jar=jar, trace_configs=[trace])
+
+
+def ahead(date: str, now: float) -> int | None:
+    """Seconds that a clock which says this is ahead of `now`; None when it says nothing of use (pure)."""
+    try:
+        told = parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+    return round(told + 0.5 - now)  # the seconds' fractions are not told
 
 
 class Client:

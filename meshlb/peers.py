@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from meshlb.echo import Echo
 from meshlb.identity import Identity, Keeper, Peer
 from meshlb.model import BackendState, Desired, Remote
 from meshlb.peer_beliefs import Beliefs
-from meshlb.peer_client import Client, Pace, session
+from meshlb.peer_client import Client, Pace, ahead, session
 from meshlb.peer_message import DESIRED, TASKS, Message, MessageError, Version, encode, encode_tasks
 from meshlb.peer_server import Server
 from meshlb.peer_watch import DIALLING, Asking, Dialling, Watch
@@ -86,6 +87,7 @@ class Peers:
         )
         self._clients: dict[str, tuple[Client, asyncio.Task[None]]] = {}
         self._addresses: tuple[str, ...] = ()
+        self._clocks: dict[str, int] = {}
         self._managers: frozenset[str] = frozenset()
         self._changed = asyncio.Event()  # the addresses, who is silent, or the Swarm
         self._anew = False
@@ -139,6 +141,11 @@ class Peers:
             self._garbage + sum(client.garbage for client in clients),
         )
 
+    @property
+    def clocks(self) -> dict[str, int]:
+        """Seconds that the clocks of other nodes were ahead of ours when they were connected to."""
+        return {address: self._clocks[address] for address in self._addresses if address in self._clocks}
+
     def publish(self, desired: Desired | None) -> None:
         """This node is a manager and knows this; None: it is not one, or not any more."""
         if desired == self._desired:
@@ -169,6 +176,7 @@ class Peers:
         """Listen to the agents at exactly these addresses; without any of `managers` something is wrong."""
         self._addresses = tuple(dict.fromkeys((*managers, *addresses)))[:MAX_PEERS]
         self._managers = frozenset(managers)
+        self._clocks = self.clocks
         self._watch.follow(self._addresses)
         self._changed.set()
 
@@ -189,7 +197,7 @@ class Peers:
 
     async def _run_clients(self, group: asyncio.TaskGroup) -> None:
         """Keep a client for each node that is not silent: when it is back, it is dialled anew at once."""
-        async with session() as http:
+        async with session(self._dated) as http:
             while True:
                 if self._anew:
                     self._anew = False
@@ -214,6 +222,11 @@ class Peers:
             pace=self._pace,
         )
         return client, group.create_task(client.run(http))
+
+    def _dated(self, host: str, date: str) -> None:
+        by = ahead(date, time.time()) if host in self._clients else None
+        if by is not None:
+            self._clocks[host] = by
 
     def _hang_up(self, addresses: Collection[str]) -> None:
         """End these clients, without waiting: the other end may not be there."""

@@ -92,13 +92,22 @@ def upgrade(socket_: Path) -> None:
     """Replace the agent by the release that is installed, without losing a connection."""
     before, place = running(socket_), _stamp(socket_)
     _signal(before, signal.SIGUSR2)
+    try:
+        now = _successor(socket_, before, place)
+    except KeyboardInterrupt:
+        click.echo("\nThe new agent goes on starting in the background: `meshlb agent status`.", err=True)
+        raise
+    click.echo(f"Process {now} has taken over; {before} ends with its last connection.")
+
+
+def _successor(socket_: Path, before: int, place: tuple[int, int]) -> int:
+    """The process that has taken over."""
     end = time.monotonic() + UPGRADE
     while time.monotonic() < end:
         # Whoever asks at the socket could be taken for the new agent: only a new socket is looked at.
         now = _who(socket_) if _stamp(socket_) not in ((0, 0), place) else None
-        if now not in (None, before):
-            click.echo(f"Process {now} has taken over; {before} ends with its last connection.")
-            return
+        if now is not None and now != before:
+            return now
         time.sleep(0.1)
     raise MeshError(
         f"no new agent has taken over in {UPGRADE:.0f} s: process {before} goes on; its log says why"

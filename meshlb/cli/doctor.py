@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from meshlb import __version__, agent_socket
-from meshlb.cli import agent_view
+from meshlb.cli import agent_view, between
 from meshlb.cli.agent_view import AgentError, AgentView
 from meshlb.cli.probe import Finding, attempt, lines
 from meshlb.cli.program import FAILED, Connection, Verb
@@ -26,7 +26,6 @@ SOCKET = Path("/run/meshlb/agent.sock")
 OLDEST = (4, 14)  # kernels: MSG_ZEROCOPY aside, what the data path uses was there
 FEW_FILES = 65_536
 VXLAN = 50  # bytes that an overlay's packets are longer than its own
-SKEW = 5.0  # seconds; certificates and tokens of a swarm live in time
 
 
 @click.command(cls=Verb, options_metavar="[OPTIONS]")
@@ -50,7 +49,11 @@ def _info(connection: Connection) -> dict[str, Any] | MeshError:
         api = connection.open()
         with translating(api):
             networks = api.networks(filters={"driver": "overlay"})
-            return dict(api.info()) | {"ApiVersion": api.api_version, "Overlays": networks}
+            found = dict(api.info()) | {"ApiVersion": api.api_version, "Overlays": networks}
+            ingress = [network["Id"] for network in networks if network.get("Ingress")]
+            found["Ingress"] = api.inspect_network(ingress[0], verbose=True) if ingress else {}
+            manager = (found.get("Swarm") or {}).get("ControlAvailable")
+            return found | {"SwarmNodes": api.nodes() if manager else []}
     except MeshError as error:
         return error
 
@@ -130,7 +133,7 @@ def _clock(text: str, now: float) -> Iterator[Finding]:
         return
     offset = re.search(r"(Z|[+-]\d\d:\d\d)$", text)
     skew = datetime.fromisoformat(match[0] + (offset[1] if offset else "Z")).timestamp() - now
-    good = abs(skew) < SKEW
+    good = abs(skew) < between.SKEW
     text = f"the engine's clock and ours differ by {abs(skew):.1f} s"
     yield Finding(good, text, "" if good else "run an NTP client")
 
@@ -179,7 +182,8 @@ def agent_findings(status: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(same or None, f"the agent's release is {release}", advice)
     failed = [port for port in status.get("ports", ()) if port["state"] == "failed"]
     served = len(status.get("ports", ())) - len(failed)
-    yield Finding(not failed, f"{served} ports are served, {len(failed)} are not")
+    ports = "1 port is" if served == 1 else f"{served} ports are"
+    yield Finding(not failed, f"{ports} served, {len(failed)} {'is' if len(failed) == 1 else 'are'} not")
     for port in failed:
         yield Finding(False, f"port {port['port']} of service {port['service']}: {port['reason']}")
     yield from (Finding(None, problem) for problem in status.get("problems", ()))
@@ -187,10 +191,14 @@ def agent_findings(status: Mapping[str, Any]) -> Iterator[Finding]:
     if channel:
         whole = channel["connected"] >= channel["peers"] and not channel["problem"]
         advice = channel["problem"] or "open 7947/tcp between the nodes, and run an agent on each"
-        text = f"{channel['connected']} of {channel['peers']} other agents are heard"
+        text = f"agents heard on other nodes: {channel['connected']} of {channel['peers']}"
         yield Finding(whole, text, "" if whole else advice)
         if channel["suspected"]:
-            yield Finding(False, f"nodes that are silent: {', '.join(channel['suspected'])}")
+            silent = ", ".join(channel["suspected"])
+            yield Finding(
+                False, f"nodes that are silent: {silent}", "are they up, and is the network between?"
+            )
+        yield from between.clocks(channel.get("clocks") or {})
 
 
 def _limits() -> Iterator[Finding]:
@@ -212,7 +220,7 @@ def _limits() -> Iterator[Finding]:
 
 
 def _neighbours(info: Mapping[str, Any] | MeshError) -> Iterator[Finding]:
-    """Ports of the managers that this node must reach. UDP cannot be asked: who gets it says nothing."""
+    """The ports by which nodes reach each other."""
     if isinstance(info, MeshError):
         return
     swarm = info.get("Swarm") or {}
@@ -228,7 +236,9 @@ def _neighbours(info: Mapping[str, Any] | MeshError) -> Iterator[Finding]:
             advice = "is it running there?" if refused else f"open {port}/tcp between the nodes"
             text = f"{address} {port}/tcp ({what}): {tried.error if not good else 'answers'}"
             yield Finding(good or (None if port == 7947 else False), text, "" if good else advice)
-    if swarm.get("RemoteManagers"):
-        yield Finding(
-            None, "7946/udp and 4789/udp cannot be tried from here: see that no firewall closes them"
-        )
+        yield between.datagram(address, 7946)
+    found = between.endpoints(info.get("Ingress") or {})
+    if found:
+        yield from between.gossip(info.get("SwarmNodes") or (), found)
+        port = int((swarm.get("Cluster") or {}).get("DataPathPort") or 4789)
+        yield from between.containers(own, found, port)

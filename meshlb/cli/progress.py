@@ -62,7 +62,7 @@ def draw(task: Bar, width: int) -> str:
     state = task.state.ljust(_LONGEST_STATE)
     if not task.state or room < 10:
         return state
-    filled = room * task.done // len(STATES)
+    filled = room * task.done // task.of
     return f"{state} [{'=' * filled}>{' ' * (room - filled)}]"
 
 

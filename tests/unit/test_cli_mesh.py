@@ -328,9 +328,9 @@ def test_doctor_s_findings(tmp_path: Path) -> None:
     old = engine({"Swarm": {"LocalNodeState": "active"}, "SystemTime": "2001-01-01T00:00:00.123456789Z"})
     assert bad(old)[0].startswith("the engine's clock and ours differ by ")
     assert bad(agent_findings(STATUS)) == [
-        "2 ports are served, 1 are not",
+        "2 ports are served, 1 is not",
         "port 443/tcp of service web: nginx (process 7) holds it",
-        "1 of 2 other agents are heard",
+        "agents heard on other nodes: 1 of 2",
         "nodes that are silent: 192.0.2.9",
     ]
     assert bad(agent_findings(STATUS | {"ports": [], "channel": None})) == []

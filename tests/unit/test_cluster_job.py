@@ -81,6 +81,7 @@ def test_a_global_job() -> None:
     found = watch.frame(service, [*tasks, gone], NODES, 0)
     assert (found.overall, found.second) == ("job progress: 1 out of 2 complete", "")
     assert [bar.label for bar in found.bars] == ["nodeone12345", "nodetwo12345"]
+    assert [bar.done < bar.of for bar in found.bars] == [False, True]
     assert watch.frame(service, tasks[:1], NODES, 0).converged
 
 

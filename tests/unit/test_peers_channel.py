@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shutil
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from swarm_ca import SwarmCA, lock
 
 from meshlb.identity import MANAGER, WORKER
 from meshlb.model import Desired
+from meshlb.peer_client import ahead
 from meshlb.peer_message import SUBPROTOCOL, TASKS, decode
 from meshlb.peers import Peers
 
@@ -32,8 +34,29 @@ def test_what_a_manager_knows_reaches_a_worker(manager: Path, worker: Path) -> N
             assert [desired.services[0].name for desired in heard.heard] == ["one", "two", "three"]
             assert (told.peers.counters.clients, heard.peers.counters.peers) == (1, 1)
             assert (told.peers.problem, heard.peers.problem) == ("", "")
+            assert set(heard.peers.clocks) == {HERE}
+            assert abs(heard.peers.clocks[HERE]) < 60  # one machine, one clock
+            heard.peers.connect((), ())
+            assert heard.peers.clocks == {}
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Wed, 25 Nov 2026 12:00:00 GMT", 0),
+        ("Wed, 25 Nov 2026 12:00:30 GMT", 30),
+        ("Wed, 25 Nov 2026 11:59:00 GMT", -60),
+        ("", None),
+        ("soon", None),
+        ("Wed, 25 Nov 99999999999 12:00:00 GMT", None),
+        ("Wed, 99 Nov 2026 12:00:00 GMT", None),
+    ],
+)
+def test_how_far_a_clock_is_ahead(date: str, seconds: int | None) -> None:
+    noon = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
+    assert ahead(date, noon + 0.5) == seconds
 
 
 def test_a_manager_that_is_none_any_more_tells_its_tasks_alone(manager: Path, worker: Path) -> None:
