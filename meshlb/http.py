@@ -27,7 +27,7 @@ from meshlb.timeline import Timeline
 
 MAX_CONNECTIONS = 64
 LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
-PROBES = frozenset({"/healthz"})  # load balancers ask with any Host
+PROBES = frozenset({"/healthz", "/readyz"})  # load balancers ask with any Host
 
 AskStatus = Callable[[], Awaitable[Status]]
 AskStatistics = Callable[[], Awaitable[Statistics]]
