@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ NAMES = (b"one", b"two", b"six")
 CONNECTIONS, BULK = 300, 32 << 20
 FINIT_MODULE, POWER_OFF = 379, 0x4321FEDC  # the numbers of arm
 PATIENCE = 300.0
+DESCRIPTORS = 65_536  # the kernel gives 4,096; meshlb-agent.service allows more
 CONFIG = Path("/tmp/mesh.toml")
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -152,6 +154,7 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     mount()
     bring_up_network()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     say("machine", machine=platform.machine(), kernel=platform.release(), cores=os.cpu_count())
     words = dict(word.partition("=")[::2] for word in Path("/proc/cmdline").read_text().split())
     if "tests" in words:

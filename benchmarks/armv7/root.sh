@@ -4,7 +4,8 @@ ROOT=$PWD/build/armhf
 PLUGIN=$PWD/build/count.so
 HERE=benchmarks/armv7
 PACKAGES=python3,python3-dev,gcc,libc6-dev,haproxy,nginx-light,libnginx-mod-stream,iproute2,strace
-EMULATED="agent_static as_direct balance changes check command datagrams few_descriptors streams"
+EMULATED="agent_static as_direct balance changes check command datagrams few_descriptors health hold hurried limits listen
+    many_backends policies properties queue refusals release socket_options statistics streams"
 MIRROR=${MESHLB_MIRROR:-http://deb.debian.org/debian}
 # Not uvloop, which has no wheel for 32-bit ARM; all others have one, or are pure.
 WHEELS=(aiohttp click docker prometheus-client pytest pytest-benchmark pytest-timeout hypothesis Cython==3.3.1 setuptools)
