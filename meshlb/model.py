@@ -213,6 +213,7 @@ class PortCounts:
     received: int
     sent: int
     dropped: int  # datagrams
+    masked: int  # attempts that showed a node's address though the client's own was wanted
     refused: Refused
     connect: Histogram  # from accepting the client to a backend's answer
     first_byte: Histogram  # from accepting the client to its first byte

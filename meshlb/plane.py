@@ -301,7 +301,10 @@ class Plane:
             key = (backend.task, backend.address, backend.port)
             _, known = before.pop(key, (None, None))
             if key not in served.backends:
-                served.backends[key] = backend, self._add_backend(backend) if known is None else known
+                number = self._add_backend(backend) if known is None else known
+                served.backends[key] = backend, number
+                if entry.policy.client_address == "transparent":
+                    self._forwarder.prepare_backend(number, backend.prepared)
         return [dropped for _, dropped in before.values()]
 
     def _add_backend(self, backend: Backend) -> int:
@@ -309,7 +312,8 @@ class Plane:
 
     def _publish(self, namespace_fd: int) -> None:
         routes = tuple(
-            route(served.port_id, _tiers(served), served.entry.policy) for served in self._served.values()
+            route(served.port_id, _tiers(served), served.entry.policy, self._table.masked)
+            for served in self._served.values()
         )
         try:
             self._forwarder.publish(routes, namespace_fd, self._namespace.id)
@@ -419,6 +423,8 @@ def _tiers(served: _Served) -> tuple[Members, Members]:
     backends = list(served.backends.values())
     taking = [pair for pair in backends if pair[0].state is BackendState.UP]
     taking = taking or [pair for pair in backends if pair[0].state is not BackendState.DOWN]
+    if served.entry.policy.client_address == "transparent" and served.entry.policy.fallback == "refuse":
+        taking = [pair for pair in taking if pair[0].prepared]
     if served.entry.policy.locality == "none":
         return _members(taking), ()
     local = [pair for pair in taking if pair[0].local]

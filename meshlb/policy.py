@@ -51,6 +51,8 @@ class Policy:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     proxy_protocol: int = 0
+    client_address: str = "mesh"
+    fallback: str = "mesh"  # where the client's own address cannot be shown
     accept_proxy: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
     flow_timeout: float = 120  # UDP: silence that ends a conversation; one question and its answer go sooner
