@@ -8,11 +8,12 @@ The table belongs to a child of the agent and vanishes with it; the route serves
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from meshlb import routing
-from meshlb.nft import NftChild, NftError, own_table
+from meshlb.nft import TABLE, NftChild, NftError, own_table
 from meshlb.visit import Enter, visit
 
 MARK = 0x4D4C0000  # of answers; the lower half is 0, see `task_ways`
@@ -35,6 +36,7 @@ class Answers:
         try:
             inode = path.stat().st_ino
             if self._child and self._child.alive and (self._path, self._inode) == (path, inode):
+                visit(path, self._enter, lambda: routing.to_here(MARK))  # an agent that has ended took it
                 return True
             self.close()
             self._child = visit(path, self._enter, self._made)
@@ -44,22 +46,19 @@ class Answers:
         self._path, self._inode, self.problem = path, inode, ""
         return True
 
-    def close(self, *, heir: bool = False) -> None:
-        """Take the way back, or, where another agent has it by now, our part of it."""
+    def close(self) -> None:
+        """Take the way back, but for the route where another agent has a table there."""
         if self._child is None:
             return
         self._child.end()
         self._child = None
-        if heir:
-            return
         try:
             if self._path.stat().st_ino == self._inode:
-                visit(self._path, self._enter, lambda: routing.remove(MARK))
-        except OSError as error:
+                visit(self._path, self._enter, _forget)
+        except (OSError, subprocess.TimeoutExpired) as error:
             log.debug("the namespace %s has gone before its route: %s", self._path, error)
 
     def _made(self) -> NftChild:
-        routing.to_here(MARK)
         child = self._start()
         try:
             # After Docker's own marks, at -150, which are for what comes to a published port.
@@ -68,6 +67,7 @@ class Answers:
                 f"add table {own_table()} {{ flags owner; chain answers {{ {chain}; "
                 f"meta nfproto ipv4 socket transparent 1 meta mark set {MARK:#x}; }}; }}"
             )
+            routing.to_here(MARK)  # last: an agent that ends removes it where it sees no table
         except BaseException:
             child.end()
             raise
@@ -78,3 +78,10 @@ class Answers:
         if problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem
+
+
+def _forget() -> None:
+    """The tables' names tell whether another agent is here: all begin with the same word."""
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=5, check=False)
+    if TABLE not in listed.stdout:
+        routing.remove(MARK)

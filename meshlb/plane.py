@@ -25,6 +25,7 @@ from meshlb.model import (
     Protocol,
 )
 from meshlb.namespace import Namespace
+from meshlb.policy import TRANSPARENT
 from meshlb.route import Members, route
 from meshlb.table import Backend, Entry, Table
 
@@ -303,7 +304,7 @@ class Plane:
             if key not in served.backends:
                 number = self._add_backend(backend) if known is None else known
                 served.backends[key] = backend, number
-                if entry.policy.client_address == "transparent":
+                if entry.policy.client_address == TRANSPARENT:
                     self._forwarder.prepare_backend(number, backend.prepared)
         return [dropped for _, dropped in before.values()]
 
@@ -420,11 +421,12 @@ def _numbers(served: _Served) -> Iterable[int]:
 
 def _tiers(served: _Served) -> tuple[Members, Members]:
     """Who takes its connections; while nobody is up, those that drain or are suspected: they may answer."""
+    policy = served.entry.policy
     backends = list(served.backends.values())
+    if policy.client_address == TRANSPARENT and policy.fallback == "refuse":
+        backends = [pair for pair in backends if pair[0].prepared]
     taking = [pair for pair in backends if pair[0].state is BackendState.UP]
     taking = taking or [pair for pair in backends if pair[0].state is not BackendState.DOWN]
-    if served.entry.policy.client_address == "transparent" and served.entry.policy.fallback == "refuse":
-        taking = [pair for pair in taking if pair[0].prepared]
     if served.entry.policy.locality == "none":
         return _members(taking), ()
     local = [pair for pair in taking if pair[0].local]

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from meshlb.policy import ALL_OTHERS, BALANCERS, Policy
+from meshlb.policy import ALL_OTHERS, BALANCERS, TRANSPARENT, Policy
 
 EVERY = 0xFFFFFFFF  # retries: as many as there are backends
 LONGEST_CHECK = 5.0  # seconds that a backend has to answer a check
@@ -73,7 +73,7 @@ def route(port: int, tiers: tuple[Members, Members], policy: Policy, masked: tup
         deny=packed(policy.deny),
         proxy_protocol=policy.proxy_protocol,
         accept_proxy=packed(policy.accept_proxy),
-        transparent=policy.client_address == "transparent",
+        transparent=policy.client_address == TRANSPARENT,
         unmasked=policy.fallback == "refuse",
         masked=packed(masked),
         flow_timeout=_milliseconds(policy.flow_timeout),

@@ -75,6 +75,7 @@ def build(snapshot: Snapshot) -> Table:
         snapshot.namespace_id,
         _told(problems, MOST_PROBLEMS),
         snapshot.absent,
+        snapshot.masked,
     )
 
 
@@ -155,4 +156,5 @@ def _backend(task: Task, port: Port, node: str) -> Backend:
         task.state,
         task.weight,
         task.node == node,
+        task.prepared,
     )

@@ -203,6 +203,17 @@ def test_a_task_that_is_not_prepared_sees_the_mesh_or_nobody(
         ask(mesh)
 
 
+def test_where_only_prepared_tasks_serve_one_that_drains_does_so_until_another_is_ready(
+    mesh: Mesh, overlay: Overlay, answers: Answers
+) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    new = Backend("10.123.0.8", 80, "new", "web.2", "", BackendState.UP)
+    old = Backend(TASK, 80, "task", "web.1", "", BackendState.DRAINING, prepared=True)
+    path = overlay.path(HOSTS[0])
+    mesh.plane.apply(Table((mesh.entry(new, old, policy=REFUSING),), str(path), path.stat().st_ino))
+    assert ask(mesh) == (CLIENT, 0)
+
+
 def test_a_client_that_must_not_be_shown_is_not(mesh: Mesh, overlay: Overlay, answers: Answers) -> None:
     task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
     serve(mesh, overlay, TRANSPARENT, masked=("127.0.0.0/8", "172.31.255.0/30"))
