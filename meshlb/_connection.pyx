@@ -18,7 +18,7 @@ from meshlb._move cimport (
 from meshlb._proxy_header cimport (
     PROXY_HEADER_ROOM, proxy_begins, proxy_format, proxy_header_t, proxy_parse,
 )
-from meshlb._reach cimport reach_socket
+from meshlb._reach cimport reach_as, reach_face, reach_socket
 from meshlb._stream cimport (
     BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, EXPECTING, HEADER, HUNG_UP, LINGERING, OPEN, PARTING, READABLE,
     REGISTERED, SHUT, SNIFFED, UNASKED, WAITING, WATCHED, WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t,
@@ -517,6 +517,8 @@ cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     if fd < 0:
         return _exhausted(sys.errno) and _attempt_later(w, c)
     end_start(&c.backend_end, KIND_BACKEND, fd)
+    if route.transparent and not _as_client(w, c, route):
+        return _exhausted(sys.errno) and _attempt_later(w, c)
     if sys.connect(fd, &backend.address.any, backend.address_size) != 0 and sys.errno != sys.EINPROGRESS:
         if _exhausted(sys.errno):
             return _attempt_later(w, c)
@@ -532,6 +534,34 @@ cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     if sys.load_relaxed_uint(&backend.late) == 0 or backend.counters[w.index].chosen & PROBE == 0:
         return _attempt_early(w, c, route)
     return _attempt_wait(w, c, route)
+
+
+cdef bint _as_client(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
+    """Gives the backend's socket the client's own address, or leaves it the mesh's. False when neither may be."""
+    cdef origin_t origin
+    sys.errno = 0
+    if _client(c, &origin) and reach_face(route, origin.source) and sys.load_acquire_int(&c.backend.prepared):
+        if reach_as(c.backend_end.fd, origin.source, origin.source_port):
+            return True
+        if not _fresh(w, c):
+            return False
+    sys.bump(&c.port.counters[w.index].masked, 1)
+    return not route.unmasked
+
+
+cdef bint _client(conn_t *c, origin_t *origin) noexcept nogil:
+    """The client's address and port. False when it has gone."""
+    if c.origin == NULL:
+        return _addresses(c, origin)
+    origin[0] = c.origin[0]
+    return True
+
+
+cdef bint _fresh(worker_t *w, conn_t *c) noexcept nogil:
+    """Another socket, in place of one that may be bound or half of it."""
+    sys.close(c.backend_end.fd)
+    c.backend_end.fd = reach_socket(w, c.backend, sys.SOCK_STREAM)
+    return c.backend_end.fd >= 0
 
 
 cdef bint _exhausted(int error) noexcept nogil:

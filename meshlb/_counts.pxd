@@ -12,6 +12,7 @@ cdef struct port_row_t:
     uint64_t received
     uint64_t sent
     uint64_t dropped
+    uint64_t masked
     uint64_t refused[REFUSALS]
     histogram_t connect
     histogram_t first_byte

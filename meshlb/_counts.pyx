@@ -16,7 +16,7 @@ cdef void port_sum(port_row_t *total, port_t *port, int workers) noexcept nogil:
     for i in range(workers):
         of = &port.counters[i]
         total.accepted += sys.load_relaxed(&of.accepted)
-        _add(&total.failovers, &of.failovers, 5)  # to `dropped`
+        _add(&total.failovers, &of.failovers, 6)  # to `masked`
         _add(total.refused, of.refused, REFUSALS)
         _add_histogram(&total.connect, &of.connect)
         _add_histogram(&total.first_byte, &of.first_byte)

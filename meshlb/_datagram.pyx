@@ -17,7 +17,7 @@ from meshlb._flow cimport AGES, ASSURED, FRESH, datagrams_of, datagrams_t, flow_
 from meshlb._packets cimport (
     BATCH, packets_free, packets_new, packets_receive, packets_send, packets_t, passed_t, train_datagrams, train_t,
 )
-from meshlb._reach cimport reach_socket
+from meshlb._reach cimport reach_as, reach_face, reach_socket
 from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_in
 from meshlb._types cimport (
@@ -460,7 +460,7 @@ cdef bint _backend_find(worker_t *w, flow_t *flow) noexcept nogil:
         sys.bump(&flow.backend.counters[w.index].chosen, 1)
         if flow.attempts > 1:
             sys.bump(&port.counters[w.index].failovers, 1)
-        if _connected(w, flow):
+        if _connected(w, flow, route):
             sys.bump(&flow.backend.counters[w.index].connected, 1)
             return True
         flow.short_of = flow.short_of or not _has_socket(w, flow)
@@ -468,17 +468,33 @@ cdef bint _backend_find(worker_t *w, flow_t *flow) noexcept nogil:
     return False
 
 
-cdef bint _connected(worker_t *w, flow_t *flow) noexcept nogil:
+cdef bint _connected(worker_t *w, flow_t *flow, route_t *route) noexcept nogil:
     """Gives it a socket that speaks to its backend. False without one."""
     cdef sys.epoll_event event
     flow.fd = reach_socket(w, flow.backend, sys.SOCK_DGRAM)
-    if not _has_socket(w, flow):
+    if not _has_socket(w, flow) or (route.transparent and not _as_client(w, flow, route)):
         return False
     if sys.connect(flow.fd, &flow.backend.address.any, flow.backend.address_size) != 0:
         return False
     event.events = sys.EPOLLIN
     event.data.u64 = event_data(flow.generation, flow.index, KIND_FLOW)
     return sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, flow.fd, &event) == 0
+
+
+cdef bint _as_client(worker_t *w, flow_t *flow, route_t *route) noexcept nogil:
+    """Gives its socket the client's own address, or leaves it the mesh's. False when neither may be."""
+    cdef uint8_t address[16]
+    address16(&flow.client.to, address)
+    if reach_face(route, address) and sys.load_acquire_int(&flow.backend.prepared):
+        # The port stands at the same place for both families.
+        if reach_as(flow.fd, address, sys.ntohs(flow.client.to.v4.sin_port)):
+            return True
+        sys.close(flow.fd)
+        flow.fd = reach_socket(w, flow.backend, sys.SOCK_DGRAM)
+        if not _has_socket(w, flow):
+            return False
+    sys.bump(&flow.receiver.port.counters[w.index].masked, 1)
+    return not route.unmasked
 
 
 cdef bint _has_socket(worker_t *w, const flow_t *flow) noexcept nogil:

@@ -37,6 +37,9 @@ class Forwarder:
     def add_backend(self, address: bytes, port: int) -> int:
         """The id of a new backend at 4 (IPv4) or 16 (IPv6) bytes of address, and a port number."""
 
+    def prepare_backend(self, backend: int, prepared: bool) -> None:
+        """Whether its answers to clients' own addresses find their way back to this node."""
+
     def end_backend(self, backend: int, after: int | None = None) -> None:
         """Ends its connections: at once (0), in `after` milliseconds, or, with None, not any more.
 

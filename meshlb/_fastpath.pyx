@@ -120,6 +120,9 @@ cdef class Forwarder:
         _address_set(backend, address, len(address), port)
         return id
 
+    def prepare_backend(self, uint32_t backend, bint prepared):
+        sys.store_release_int(&self._backend(backend).prepared, prepared)
+
     def end_backend(self, uint32_t backend, after=None):
         cdef backend_t *of = self._backend(backend)
         if after is None:
@@ -301,10 +304,12 @@ cdef class Forwarder:
         to.check_interval, to.check_timeout = route.check_interval, route.check_timeout
         to.check_rise, to.check_fall = route.check_rise, route.check_fall
         to.proxy_protocol = route.proxy_protocol
+        to.transparent, to.unmasked = route.transparent, route.unmasked
         to.source_prefix4, to.source_prefix6 = route.source_prefix
         networks_fill(&to.allow, route.allow)
         networks_fill(&to.deny, route.deny)
         networks_fill(&to.accept_proxy, route.accept_proxy)
+        networks_fill(&to.masked, route.masked)
         to.wants_source = bool(
             route.by_source or route.rate_interval or route.allow or route.deny or route.accept_proxy
         )
@@ -431,6 +436,7 @@ cdef void _route_free(route_t *route) noexcept:
     free(route.allow.items)
     free(route.deny.items)
     free(route.accept_proxy.items)
+    free(route.masked.items)
 
 
 cdef void _port_free(port_t *port) noexcept:

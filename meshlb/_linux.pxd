@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef extern from "<errno.h>" nogil:
     int errno
     enum:
-        EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EINPROGRESS, EINTR, EINVAL, EIO
+        EADDRINUSE, EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EINPROGRESS, EINTR, EINVAL, EIO
         EMFILE, EMSGSIZE, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, ETIMEDOUT
 
 cdef extern from "<unistd.h>" nogil:
@@ -83,6 +83,7 @@ cdef extern from "<sys/socket.h>" nogil:
     size_t CMSG_SPACE(size_t size)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
+    int bind(int fd, const sockaddr *own, socklen_t size)
     int accept4(int fd, sockaddr *peer, socklen_t *size, int flags)
     int connect(int fd, const sockaddr *peer, socklen_t size)
     int getpeername(int fd, sockaddr *peer, socklen_t *size)
@@ -96,7 +97,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
-        IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_PKTINFO
+        IP_BIND_ADDRESS_NO_PORT, IP_PKTINFO, IP_TRANSPARENT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_PKTINFO
     struct in_addr:
         uint32_t s_addr
     struct in6_addr:

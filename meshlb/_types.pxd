@@ -52,6 +52,7 @@ cdef struct port_counters:  # one row per worker, written by it alone
     uint64_t received  # bytes from clients
     uint64_t sent  # bytes to clients
     uint64_t dropped  # datagrams that could not be passed on
+    uint64_t masked  # attempts that showed a node's address though the client's own was wanted
     uint32_t chatty  # not a count: connections until clients are expected to wait for their answer again
     uint32_t chatty_next  # the same, when that expectation fails the next time
     uint64_t refused[REFUSALS]
@@ -100,7 +101,8 @@ cdef struct backend_t:
     uint64_t probe_at  # shared: milliseconds, when one connection may try it again
     uint64_t drain_until  # shared: milliseconds, when its connections are reset; 0 is never
     int32_t dead  # shared: its connections are to be reset now
-    uint8_t unused[LINE - 36]
+    int32_t prepared  # shared: its answers to clients' own addresses find their way back to this node
+    uint8_t unused[LINE - 40]
     address_t address
     sys.socklen_t address_size
     uint32_t id
@@ -156,6 +158,9 @@ cdef struct route_t:
     uint32_t rate_interval  # microseconds between two new connections of one source
     uint32_t rate_burst  # connections that a source may open at once
     uint8_t proxy_protocol  # the version sent to backends; 0: none
+    bint transparent  # backends that are prepared see the client's own address
+    bint unmasked  # or there is no connection
+    networks_t masked  # clients whose own address backends must not see
     uint8_t source_prefix4  # bits of a client's address that count for `source`
     uint8_t source_prefix6
     networks_t allow

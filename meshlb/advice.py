@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from meshlb.model import ChannelStatus, Desired, Remote, Standing
+from meshlb.model import ChannelStatus, Desired, Prepared, Remote, Standing
 from meshlb.overlay import Overlay
+from meshlb.preparing import Preparing
 from meshlb.remembered import Memory
 
 if TYPE_CHECKING:
@@ -41,10 +43,17 @@ class Advice:
         address: str,
         port: int,
         directory: Path | None = None,
+        *,
         overlay: Overlay | None = None,
+        preparing: Preparing | None = None,
     ) -> None:
         self._source, self._address, self._port = source, address, port
         self._overlay = overlay
+        self._preparing = preparing
+        self._prepared, self._face = Prepared(), ""
+        self._remote = Remote()
+        if preparing:
+            preparing.told = self._take_prepared
         self._memory = Memory(directory, self._cluster) if directory else None
         self._standing = Standing()
         self._changed = asyncio.Event()
@@ -69,6 +78,8 @@ class Advice:
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(peers.run())
+            if self._preparing:
+                group.create_task(self._preparing.run())
             if self._memory:
                 group.create_task(self._memory.run())
             try:
@@ -102,7 +113,9 @@ class Advice:
         self._keep_ways(peers.remote)
         peers.place(standing.hosts)
         peers.publish(standing.desired)
-        peers.tell(standing.states)
+        peers.tell(standing.states, self._prepared)
+        if self._preparing:
+            self._preparing.want(standing.wanted)
         own = standing.address
         managers = [address for address in standing.managers if address != own]
         others = [address for address in standing.peers if address != own]
@@ -113,8 +126,21 @@ class Advice:
             self._memory.keep(standing.desired)
 
     def _learn(self, remote: Remote) -> None:
-        self._source.learn(remote)
+        self._remote = remote
+        self._source.learn(self._with_own(remote))
         self._keep_ways(remote)
+
+    def _with_own(self, remote: Remote) -> Remote:
+        """And what this node itself has prepared."""
+        if not self._face and not self._prepared.tasks:
+            return remote
+        prepared = {**remote.prepared, self._standing.address: self._prepared}
+        return replace(remote, prepared=prepared, face=self._face)
+
+    def _take_prepared(self, prepared: Prepared, face: str) -> None:
+        self._prepared, self._face = prepared, face
+        self._source.learn(self._with_own(self._remote))
+        self._changed.set()
 
     def _keep_ways(self, remote: Remote) -> None:
         """To the nodes that gossip has lost and whose kernels are not silent."""

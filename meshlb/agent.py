@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import click
 
@@ -37,6 +37,7 @@ PORTS_FIRST = 0.5  # seconds that the status page waits for the first table
 log = logging.getLogger("meshlb.agent")  # __name__ is __main__ under python -m
 AskStatus = Callable[[], Awaitable[Status]]
 Channel = Callable[[], contextlib.AbstractAsyncContextManager[None]]
+Leave = Callable[[], None]
 
 
 class Source(Protocol):
@@ -127,7 +128,7 @@ async def _compose(config: Config, replace: bool) -> None:
     place = Place(config.socket, store)
     place.inherited.add(passed_on)
     listeners = Listeners(Takeover(config.takeover), inherited=place.inherited, store=store)
-    channel, signals = _channel(config, source), Signals()
+    (channel, leave), signals = _channel(config, source), Signals()
     with signals.handled():
         try:
             await asyncio.to_thread(place.claim, replace)
@@ -135,6 +136,7 @@ async def _compose(config: Config, replace: bool) -> None:
             await run(config, source, plane, signals, place=place, channel=channel)
         finally:
             await asyncio.to_thread(listeners.shutdown)
+            await asyncio.to_thread(leave)
             place.close()
 
 
@@ -146,20 +148,26 @@ def _source(config: Config) -> Source:
     return SwarmSource()
 
 
-def _channel(config: Config, source: Source) -> Channel:
-    """The channel between agents, once it is entered. Serving never waits for it, nor ends with it.
+def _channel(config: Config, source: Source) -> tuple[Channel, Leave]:
+    """The channel between agents, once it is entered, and what ends with the last connection.
+
+    Serving never waits for it, nor ends with it.
 
     It hears what the source says from the first word on, so it is made before that speaks.
     """
     if not config.peers or config.config is not None:
-        return contextlib.nullcontext
+        return contextlib.nullcontext, lambda: None
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
     from meshlb.overlay import Overlay  # noqa: PLC0415
     from meshlb.plane import enter_namespace  # noqa: PLC0415
+    from meshlb.preparing import Preparing  # noqa: PLC0415
 
     overlay = Overlay(enter_namespace)
-    advice = Advice(cast(Any, source), *split_address(config.peers), config.state_dir, overlay)
-    return lambda: _advising(advice)
+    preparing = Preparing(enter_namespace)
+    address, port = split_address(config.peers)
+    own: Any = source
+    advice = Advice(own, address, port, config.state_dir, overlay=overlay, preparing=preparing)
+    return lambda: _advising(advice), preparing.close
 
 
 @contextlib.asynccontextmanager

@@ -14,9 +14,9 @@ from meshlb.model import BackendCounts, Counters, Histogram, Port, PortCounts, R
 from meshlb.table import Backend
 
 _HISTOGRAM = "Q24I"
-_PORT = struct.Struct("=13Q" + 3 * _HISTOGRAM)
+_PORT = struct.Struct("=14Q" + 3 * _HISTOGRAM)
 _BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
-_TOTALS = struct.Struct("=13Q")
+_TOTALS = struct.Struct("=14Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class Statistics:
 
 def totals(port_rows: bytearray) -> Counters:
     """The sum of ports' rows."""
-    sums = [0] * 13
+    sums = [0] * 14
     for at in range(0, len(port_rows), _PORT.size):
         sums = [one + other for one, other in zip(sums, _TOTALS.unpack_from(port_rows, at), strict=True)]
-    accepted, closed, failovers, _, received, sent, _, *refused = sums
+    accepted, closed, failovers, _, received, sent, _, _, *refused = sums
     return Counters(accepted, closed, sum(refused), failovers, received, sent)
 
 
 def _port_counts(row: tuple[int, ...]) -> PortCounts:
-    accepted, closed, failovers, waited, received, sent, dropped, *refused = row[:13]
+    accepted, closed, failovers, waited, received, sent, dropped, masked, *refused = row[:14]
     return PortCounts(
         accepted,
         closed,
@@ -58,8 +58,9 @@ def _port_counts(row: tuple[int, ...]) -> PortCounts:
         received,
         sent,
         dropped,
+        masked,
         Refused(*refused),
-        *_histograms(row[13:]),
+        *_histograms(row[14:]),
     )
 
 

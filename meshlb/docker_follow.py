@@ -23,7 +23,7 @@ from meshlb.docker_events import Event, Marks
 from meshlb.docker_missing import Missing
 from meshlb.docker_view import Lists, Membership, Ports, View
 from meshlb.errors import EngineError
-from meshlb.model import Desired, Snapshot, Standing
+from meshlb.model import Desired, Snapshot, Standing, Wanted
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
 TASKS_EVERY = 0.25  # seconds between its lists of tasks while they may change:
@@ -95,6 +95,8 @@ class Session:
         self._network = ""
         self._fingerprint: tuple[object, ...] = ()
         self._hosts: Mapping[str, str] = {}
+        self._looked_at: Lists | None = None
+        self._showing: frozenset[str] = frozenset()  # services, of what was looked at last
         self._fresh = View()  # as the engine last gave it
         self._shown = self._steady = (
             View()
@@ -311,10 +313,23 @@ class Session:
             self._hosts,
             os.fspath(self._namespace.with_name(f"1-{self._network[:10]}")),  # libnetwork's name for it
             self._missing.lost,
+            self._wanted(),
         )
         if standing != self._standing:
             self._standing = standing
             self._stand(standing)
+
+    def _wanted(self) -> Wanted:
+        """What is to be prepared here, so that tasks see clients' own addresses."""
+        lists = self._lists
+        if lists is not self._looked_at:
+            self._looked_at, self._showing = lists, docker_view.showing(lists.services if lists else {})
+        if not self._showing:
+            return Wanted()
+        services = (service for service in self._shown.services if service.name in self._showing)
+        own = (task for service in services for task in service.tasks if task.node == self._own_address)
+        tasks = tuple(sorted((task.id, task.address) for task in own))
+        return Wanted(True, tasks, self._fresh.ingress, os.fspath(self._namespace))
 
     def _look_for_missing(self, now: float) -> bool:
         """Whether what gossip has ceased to show is something else now."""

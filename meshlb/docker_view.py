@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from meshlb import weights
 from meshlb.errors import EngineError
 from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service, Snapshot, Task, is_address
-from meshlb.policy import LABEL_PREFIX
+from meshlb.policy import CLIENT_ADDRESS, LABEL_PREFIX, TRANSPARENT
 from meshlb.text import shown
 from meshlb.weights import Weights
 
@@ -51,6 +51,7 @@ class View:
     services: tuple[Service, ...] = ()
     peers: tuple[Node, ...] = ()
     heard: frozenset[str] = frozenset()
+    ingress: frozenset[str] = frozenset()  # the nodes' own addresses in the network
     problems: tuple[str, ...] = ()
 
 
@@ -118,7 +119,9 @@ def parse_view(network: object) -> View:
     services = tuple(_service(name, found[name], problems) for name in sorted(found) if name)
     endpoints = _list(_dict(found.get("")).get("Tasks"))
     heard = frozenset(_host(endpoint) for endpoint in endpoints) - {""}
-    return View(services, _peers(network.get("Peers")), heard, tuple(problems))
+    own = (_text(_dict(endpoint).get("EndpointIP")) for endpoint in endpoints)
+    ingress = frozenset(address for address in own if is_address(address) and ":" not in address)
+    return View(services, _peers(network.get("Peers")), heard, ingress, tuple(problems))
 
 
 def _service(name: str, found: object, problems: list[str]) -> Service:
@@ -148,6 +151,15 @@ def _task(service: str, found: object, problems: list[str]) -> Task | None:
         )
         return None
     return Task(name.rpartition(".")[2], name, address, _host(found))
+
+
+def showing(services: Mapping[str, Service]) -> frozenset[str]:
+    """The names of services of which a port is to show clients' own addresses."""
+    return frozenset(
+        name
+        for name, service in services.items()
+        if any(key.endswith(CLIENT_ADDRESS) and text == TRANSPARENT for key, text in service.labels)
+    )
 
 
 def hosts(view: View) -> dict[str, str]:

@@ -80,6 +80,7 @@ class Task:
     port: int = 0
     state: BackendState = BackendState.UP
     weight: int = 1  # its share of the port's connections, beside the others' weights
+    prepared: bool = False  # its answers to clients' own addresses find their way back to this node
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Snapshot:
     path is another one. `problems` are sentences for the user about parts that had to be left out.
     `node` is the address of the node that this snapshot is for. `absent` is what a task is that was in an
     earlier snapshot and is not in this one: `down` where the source lists tasks until they have died.
+    `masked` are networks of clients whose own address tasks must not see.
     """
 
     services: tuple[Service, ...] = ()
@@ -111,6 +113,7 @@ class Snapshot:
     namespace_id: int = 0
     node: str = ""
     absent: BackendState = BackendState.DRAINING
+    masked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,34 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """The tasks of one node whose answers to clients' own addresses find back to any of these ingress hosts.
+
+    `networks` are those that the tasks are in: clients from there could be taken for neighbours, or for the
+    task itself.
+    """
+
+    tasks: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be prepared on a node, so that tasks see clients' own addresses.
+
+    `used` is whether any port of the mesh is to show them. `tasks` are the addresses of the node's own tasks
+    that are to see them, by the tasks' ids; `hosts` all nodes' addresses in the ingress network, and
+    `namespace` the file of this node's namespace there.
+    """
+
+    used: bool = False
+    tasks: tuple[tuple[str, str], ...] = ()
+    hosts: frozenset[str] = frozenset()
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """This node's place in its Swarm, for the channel between agents.
 
@@ -134,7 +165,7 @@ class Standing:
     and of all nodes, `desired` what this node itself knows as a manager, None on a worker. `states` are those
     of its own tasks that are not simply up, `hosts` the address of the node that runs a task, by the task's
     id. `overlay` is the file of the namespace in which the ingress network's tunnels end, `lost` are the
-    addresses of nodes that gossip has ceased to show.
+    addresses of nodes that gossip has ceased to show. `wanted` is about clients' own addresses.
     """
 
     root: str = ""
@@ -146,6 +177,7 @@ class Standing:
     hosts: Mapping[str, str] = field(default_factory=dict)
     overlay: str = ""
     lost: frozenset[str] = frozenset()
+    wanted: Wanted = field(default_factory=Wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +186,15 @@ class Remote:
 
     `tasks` are the states of a node's tasks that are not simply up, as its own agent tells them. A node that
     is `suspected` has fallen silent; one that is `dead` has been silent for long, and is suspected as well.
+    `prepared` is what nodes have prepared, this one included, and `face` this node's address in the ingress
+    network, empty while clients' own addresses cannot be shown from here.
     """
 
     tasks: Mapping[str, Mapping[str, BackendState]] = field(default_factory=dict)
     suspected: frozenset[str] = frozenset()
     dead: frozenset[str] = frozenset()
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)
+    face: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +253,7 @@ class PortCounts:
     received: int
     sent: int
     dropped: int  # datagrams
+    masked: int  # attempts that showed a node's address though the client's own was wanted
     refused: Refused
     connect: Histogram  # from accepting the client to a backend's answer
     first_byte: Histogram  # from accepting the client to its first byte

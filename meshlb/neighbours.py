@@ -68,7 +68,7 @@ class Neighbours:
         """Every entry."""
         found = []
         for family in (socket.AF_INET, _BRIDGE):
-            self._asking.send(_message(_GET, _DUMP, _BODY.pack(family, 0, 0, 0, 0)))
+            self._asking.send(message(_GET, _DUMP, _BODY.pack(family, 0, 0, 0, 0)))
             found += [entry for kind, entry in self._answers() if kind == _NEW]
         return found
 
@@ -93,9 +93,9 @@ class Neighbours:
     def _change(self, kind: int, flags: int, entry: Neighbour) -> None:
         family, own = (_BRIDGE, _SELF) if entry.forwarding else (socket.AF_INET, 0)
         body = _BODY.pack(family, entry.interface, entry.state, own, 0)
-        body += _attribute(_ADDRESS, socket.inet_aton(entry.address))
-        body += _attribute(_HARDWARE, entry.hardware)
-        self._asking.send(_message(kind, flags | _ACK, body))
+        body += attribute(_ADDRESS, socket.inet_aton(entry.address))
+        body += attribute(_HARDWARE, entry.hardware)
+        self._asking.send(message(kind, flags | _ACK, body))
         for _ in self._answers():
             pass
 
@@ -104,7 +104,7 @@ class Neighbours:
         while True:
             data = self._asking.recv(_LONGEST)
             yield from _entries(data)
-            for kind, body in _messages(data):
+            for kind, body in messages(data):
                 if kind == _ERROR and (number := -int.from_bytes(body[:4], "little", signed=True)):
                     raise OSError(number, os.strerror(number))
                 if kind in (_ERROR, _DONE):
@@ -137,16 +137,19 @@ def _inside(path: Path, enter: Callable[[int], None]) -> tuple[socket.socket, so
     return made[0], made[1]
 
 
-def _message(kind: int, flags: int, body: bytes) -> bytes:
+def message(kind: int, flags: int, body: bytes) -> bytes:
+    """A request of netlink."""
     return _HEAD.pack(_HEAD.size + len(body), kind, flags | _REQUEST, 1, 0) + body
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One of its attributes."""
     head = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind)
     return head + value.ljust(_aligned(len(value)), b"\0")
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kinds and bodies in what was read."""
     while len(data) >= _HEAD.size:
         length, kind, *_ = _HEAD.unpack_from(data)
         if length < _HEAD.size:
@@ -156,7 +159,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _entries(data: bytes) -> Iterator[tuple[int, Neighbour]]:
-    for kind, body in _messages(data):
+    for kind, body in messages(data):
         if kind in (_NEW, _DELETE) and (entry := _entry(body)):
             yield kind, entry
 

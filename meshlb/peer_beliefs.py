@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meshlb.identity import IdentityError, Peer
-from meshlb.model import BackendState, Desired, Node
+from meshlb.model import BackendState, Desired, Node, Prepared
 from meshlb.peer_message import Ledger, Message, MessageError
 
 _DEAD = BackendState.DOWN
@@ -23,6 +23,7 @@ class Beliefs:
         self._kept = kept
         self._ledger = Ledger()
         self._tasks: dict[str, dict[str, BackendState]] = {}
+        self._prepared: dict[str, Prepared] = {}
         self._connected: dict[str, float] = {}  # when last
         self.hosts: Mapping[str, str] = {}  # the address of the node that runs a task
         self.nodes: tuple[Node, ...] = ()  # as managers list them
@@ -41,6 +42,7 @@ class Beliefs:
         self.heard += 1
         if message.tasks is not None:
             self._tasks[address] = self._buried(address) | self._own(address, message.tasks)
+            self._prepared[address] = message.prepared
         return message.desired
 
     def connected(self, address: str, now: float) -> None:
@@ -53,9 +55,18 @@ class Beliefs:
             del self._connected[address]
         return {address: told for address, told in self._tasks.items() if told and address in self._connected}
 
+    def prepared(self) -> dict[str, Prepared]:
+        """What nodes have prepared, by their addresses; after `tasks`. Only a task's own node is asked."""
+        return {
+            address: told
+            for address, told in self._prepared.items()
+            if told.tasks and address in self._connected
+        }
+
     def forget(self) -> None:
         """All of it: the node is in another Swarm."""
         self._tasks.clear()
+        self._prepared.clear()
         self._connected.clear()
         self.nodes = ()
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service
-from meshlb.policy import LABEL_PREFIX
+from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, Service
+from meshlb.policy import LABEL_PREFIX, parse_network
 
 SUBPROTOCOL = "meshlb.peers.v1"  # of the WebSocket; another way of saying things gets another name
 FORMER = "meshlb.desired.v1"  # of a release that takes nothing but managers' messages
@@ -27,6 +27,7 @@ MAX_NODES = 10_000
 MAX_STOPPING = 100_000
 MAX_TASKS = 10_000  # of one node
 MAX_PROBLEMS = 100
+MAX_NETWORKS = 64  # that one node's tasks are in
 MAX_NAME = 255  # characters of an id, a name, an address or a label's key
 MAX_TEXT = 4_096  # characters of a label's value or a problem
 
@@ -56,6 +57,7 @@ class Message:
     version: Version
     desired: Desired | None = None
     tasks: Mapping[str, BackendState] | None = None
+    prepared: Prepared = field(default_factory=Prepared)
 
     @property
     def part(self) -> str:
@@ -82,10 +84,25 @@ def encode(version: Version, desired: Desired) -> str:
     return text
 
 
-def encode_tasks(version: Version, tasks: Mapping[str, BackendState]) -> str:
-    """The states of the sender's own tasks as text; of more than a receiver takes, the first."""
+def encode_tasks(
+    version: Version, tasks: Mapping[str, BackendState], prepared: Prepared | None = None
+) -> str:
+    """The states of the sender's own tasks as text; of more than a receiver takes, the first.
+
+    So it is with tasks that are `prepared`; with more networks than a receiver takes, none is.
+    """
     told = [(task, state.value) for task, state in sorted(tasks.items()) if state.value in TOLD]
-    document = {"epoch": version.epoch, "count": version.count, "tasks": dict(told[:MAX_TASKS])}
+    document: dict[str, object] = {
+        "epoch": version.epoch,
+        "count": version.count,
+        "tasks": dict(told[:MAX_TASKS]),
+    }
+    if prepared and prepared.tasks and len(prepared.networks) <= MAX_NETWORKS:
+        document["prepared"] = {
+            "tasks": sorted(prepared.tasks)[:MAX_TASKS],
+            "hosts": sorted(prepared.hosts)[:MAX_NODES],
+            "networks": sorted(prepared.networks),
+        }
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     decode(text)
     return text
@@ -135,7 +152,7 @@ def decode(text: str) -> Message:
     if ("services" in top) == (TASKS in top):
         raise MessageError("it has no services, or tasks, or it has both")
     if TASKS in top:
-        return Message(_version(top), None, _tasks(top))
+        return Message(_version(top), None, _tasks(top), _prepared(top))
     return Message(_version(top), _desired(top))
 
 
@@ -190,6 +207,26 @@ def _tasks(top: dict[str, Any]) -> dict[str, BackendState]:
         _text(task, "a task", MAX_NAME): _text(state, "a state", MAX_NAME) for task, state in found.items()
     }
     return {task: TOLD[state] for task, state in told.items() if state in TOLD}
+
+
+def _prepared(top: dict[str, Any]) -> Prepared:
+    if "prepared" not in top:
+        return Prepared()
+    found, where = _members(top["prepared"], "prepared"), "prepared"
+    return Prepared(
+        frozenset(_items(found, "tasks", where, MAX_TASKS, lambda item: _text(item, "a task", MAX_NAME))),
+        frozenset(_items(found, "hosts", where, MAX_NODES, lambda item: _text(item, "a host", MAX_NAME))),
+        frozenset(_items(found, "networks", where, MAX_NETWORKS, _network)),
+    )
+
+
+def _network(found: object) -> str:
+    try:
+        return parse_network(_text(found, "a network", MAX_NAME))
+    except MessageError:
+        raise
+    except ValueError:
+        raise MessageError("a network is none") from None
 
 
 def _service(found: object) -> Service:

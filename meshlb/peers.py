@@ -21,7 +21,7 @@ import aiohttp
 from meshlb.dial import Dials
 from meshlb.echo import Echo
 from meshlb.identity import Identity, Keeper, Peer
-from meshlb.model import BackendState, Desired, Remote
+from meshlb.model import BackendState, Desired, Prepared, Remote
 from meshlb.peer_beliefs import Beliefs
 from meshlb.peer_client import Client, Pace, ahead, session
 from meshlb.peer_message import DESIRED, TASKS, Message, MessageError, Version, encode, encode_tasks
@@ -96,6 +96,7 @@ class Peers:
         self._epoch, self._count = secrets.token_hex(8), 0
         self._desired: Desired | None = None
         self._states: Mapping[str, BackendState] | None = None
+        self._prepared: Prepared | None = None
         self._advised = Desired()  # by managers, last
         self._remote = Remote()
         self._garbage = 0
@@ -162,15 +163,15 @@ class Peers:
         self._tell("message", "")
         self._server.offer(DESIRED, text)
 
-    def tell(self, states: Mapping[str, BackendState]) -> None:
-        """The states of this node's own tasks that are not simply up, by their ids."""
-        if states == self._states:
+    def tell(self, states: Mapping[str, BackendState], prepared: Prepared | None = None) -> None:
+        """The states of this node's own tasks that are not simply up, by their ids, and what is prepared."""
+        if (states, prepared) == (self._states, self._prepared):
             return
         try:
-            self._server.offer(TASKS, encode_tasks(self._next_version(), states))
+            self._server.offer(TASKS, encode_tasks(self._next_version(), states, prepared))
         except MessageError as error:  # an engine whose ids are none
             log.warning("cannot tell other agents the states of this node's tasks: %s", error)
-        self._states = dict(states)
+        self._states, self._prepared = dict(states), prepared
 
     def connect(self, addresses: Collection[str], managers: Collection[str] = ()) -> None:
         """Listen to the agents at exactly these addresses; without any of `managers` something is wrong."""
@@ -252,7 +253,8 @@ class Peers:
 
     def _report(self, now: float) -> None:
         """Tell what is known of other nodes, if that is something else now."""
-        remote = Remote(self._beliefs.tasks(now), self._watch.suspected, self._watch.dead)
+        tasks = self._beliefs.tasks(now)
+        remote = Remote(tasks, self._watch.suspected, self._watch.dead, self._beliefs.prepared())
         if remote == self._remote:
             return
         before, self._remote = self._remote, remote

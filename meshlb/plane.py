@@ -25,6 +25,7 @@ from meshlb.model import (
     Protocol,
 )
 from meshlb.namespace import Namespace
+from meshlb.policy import TRANSPARENT
 from meshlb.route import Members, route
 from meshlb.table import Backend, Entry, Table
 
@@ -303,7 +304,10 @@ class Plane:
             key = (backend.task, backend.address, backend.port)
             _, known = before.pop(key, (None, None))
             if key not in served.backends:
-                served.backends[key] = backend, self._add_backend(backend) if known is None else known
+                number = self._add_backend(backend) if known is None else known
+                served.backends[key] = backend, number
+                if entry.policy.client_address == TRANSPARENT:
+                    self._forwarder.prepare_backend(number, backend.prepared)
         return [dropped for _, dropped in before.values()]
 
     def _add_backend(self, backend: Backend) -> int:
@@ -311,7 +315,8 @@ class Plane:
 
     def _publish(self, namespace_fd: int) -> None:
         routes = tuple(
-            route(served.port_id, _tiers(served), served.entry.policy) for served in self._served.values()
+            route(served.port_id, _tiers(served), served.entry.policy, self._table.masked)
+            for served in self._served.values()
         )
         try:
             self._forwarder.publish(routes, namespace_fd, self._namespace.id)
@@ -418,7 +423,10 @@ def _numbers(served: _Served) -> Iterable[int]:
 
 def _tiers(served: _Served) -> tuple[Members, Members]:
     """Who takes its connections; while nobody is up, those that drain or are suspected: they may answer."""
+    policy = served.entry.policy
     backends = list(served.backends.values())
+    if policy.client_address == TRANSPARENT and policy.fallback == "refuse":
+        backends = [pair for pair in backends if pair[0].prepared]
     taking = [pair for pair in backends if pair[0].state is BackendState.UP]
     taking = taking or [pair for pair in backends if pair[0].state not in _NEVER]
     if served.entry.policy.locality == "none":

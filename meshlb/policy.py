@@ -17,6 +17,9 @@ from meshlb.text import shown
 LABEL_PREFIX = "meshlb."
 BALANCERS = ("roundrobin", "leastconn", "p2c", "random", "source")  # the plane knows them by their index
 CHECKS = ("none", "tcp")
+CLIENT_ADDRESS, TRANSPARENT = "client-address", "transparent"
+CLIENT_ADDRESSES = ("mesh", TRANSPARENT)
+FALLBACKS = ("mesh", "refuse")
 LOCALITIES = ("none", "prefer", "strict")
 PROXY_PROTOCOLS = {"off": 0, "v1": 1, "v2": 2}
 ALL_OTHERS = 255  # retries: every other backend once
@@ -51,6 +54,8 @@ class Policy:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     proxy_protocol: int = 0
+    client_address: str = "mesh"
+    fallback: str = "mesh"  # where the client's own address cannot be shown
     accept_proxy: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
     flow_timeout: float = 120  # UDP: silence that ends a conversation; one question and its answer go sooner
@@ -271,6 +276,20 @@ KEYS: dict[str, Key] = {
         f"one of {', '.join(PROXY_PROTOCOLS)}",
         "tells backends the client's address in a PROXY header",
         kind="version",
+    ),
+    CLIENT_ADDRESS: Key(
+        "client_address",
+        _one_of(*CLIENT_ADDRESSES),
+        f"one of {', '.join(CLIENT_ADDRESSES)}",
+        "whose address tasks see: the node's, or the client's own",
+        kind="whose",
+    ),
+    "fallback": Key(
+        "fallback",
+        _one_of(*FALLBACKS),
+        f"one of {', '.join(FALLBACKS)}",
+        "where a client's own address cannot be shown: the node's, or no connection",
+        kind="what",
     ),
     "accept-proxy": Key(
         "accept_proxy",

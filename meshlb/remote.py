@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshlb.model import BackendState, Remote, Service, Snapshot, Task
+from meshlb.model import BackendState, Prepared, Remote, Service, Snapshot, Task
 
+# Addresses of clients that are on the node itself, or mean something else to each host.
+NEVER = frozenset({"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"})
 # What several say of one task: the worst counts.
 _SEVERITY = (BackendState.UP, BackendState.SUSPECTED, BackendState.DRAINING, BackendState.DOWN)
 
@@ -20,7 +22,26 @@ def lay_over(snapshot: Snapshot, remote: Remote) -> Snapshot:
     if remote == Remote():
         return snapshot
     services = tuple(_service(service, remote, snapshot.node) for service in snapshot.services)
-    return replace(snapshot, services=services)
+    services = tuple(_faced(service, remote) for service in services)
+    return replace(snapshot, services=services, masked=_masked(remote))
+
+
+def _faced(service: Service, remote: Remote) -> Service:
+    """With the tasks known that can be shown clients' own addresses from this node."""
+    tasks = tuple(
+        replace(task, prepared=True) if _is_prepared(task, remote) else task for task in service.tasks
+    )
+    return service if tasks == service.tasks else replace(service, tasks=tasks)
+
+
+def _is_prepared(task: Task, remote: Remote) -> bool:
+    told = remote.prepared.get(task.node, Prepared())
+    return bool(remote.face) and task.id in told.tasks and remote.face in told.hosts
+
+
+def _masked(remote: Remote) -> tuple[str, ...]:
+    networks = set().union(*(told.networks for told in remote.prepared.values()))
+    return tuple(sorted(networks.union(NEVER))) if networks else ()
 
 
 def _service(service: Service, remote: Remote, own: str) -> Service:

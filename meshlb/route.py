@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from meshlb.policy import ALL_OTHERS, BALANCERS, Policy
+from meshlb.policy import ALL_OTHERS, BALANCERS, TRANSPARENT, Policy
 
 EVERY = 0xFFFFFFFF  # retries: as many as there are backends
 LONGEST_CHECK = 5.0  # seconds that a backend has to answer a check
@@ -36,6 +36,9 @@ class Route(NamedTuple):
     deny: bytes
     proxy_protocol: int
     accept_proxy: bytes
+    transparent: bool  # backends that are prepared see the client's own address
+    unmasked: bool  # or there is no connection
+    masked: bytes  # clients whose own address backends must not see
     flow_timeout: int
     flows_per_source: int
     check_interval: int
@@ -44,8 +47,11 @@ class Route(NamedTuple):
     check_fall: int
 
 
-def route(port: int, tiers: tuple[Members, Members], policy: Policy) -> Route:
-    """The route of a port whose backends are known by their ids."""
+def route(port: int, tiers: tuple[Members, Members], policy: Policy, masked: tuple[str, ...] = ()) -> Route:
+    """The route of a port whose backends are known by their ids.
+
+    Clients in the networks `masked` are never shown by their own address.
+    """
     return Route(
         port=port,
         tiers=tiers,
@@ -67,6 +73,9 @@ def route(port: int, tiers: tuple[Members, Members], policy: Policy) -> Route:
         deny=packed(policy.deny),
         proxy_protocol=policy.proxy_protocol,
         accept_proxy=packed(policy.accept_proxy),
+        transparent=policy.client_address == TRANSPARENT,
+        unmasked=policy.fallback == "refuse",
+        masked=packed(masked),
         flow_timeout=_milliseconds(policy.flow_timeout),
         flows_per_source=policy.flows_per_source,
         check_interval=_milliseconds(policy.check_interval) if policy.check == "tcp" else 0,

@@ -26,6 +26,7 @@ class Backend:
     state: BackendState
     weight: int = 1
     local: bool = True  # on the node that this table is for
+    prepared: bool = False  # its answers to clients' own addresses find their way back to this node
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Table:
     absent: BackendState = (
         BackendState.DRAINING
     )  # what a backend is that an earlier table had and this one has not
+    masked: tuple[str, ...] = ()  # networks of clients whose own address tasks must not see
 
 
 def build(snapshot: Snapshot) -> Table:
@@ -73,6 +75,7 @@ def build(snapshot: Snapshot) -> Table:
         snapshot.namespace_id,
         _told(problems, MOST_PROBLEMS),
         snapshot.absent,
+        snapshot.masked,
     )
 
 
@@ -153,4 +156,5 @@ def _backend(task: Task, port: Port, node: str) -> Backend:
         task.state,
         task.weight,
         task.node == node,
+        task.prepared,
     )

@@ -87,7 +87,7 @@ def _check_tasks(message: Message) -> None:
     assert len(message.tasks) <= MAX_TASKS
     assert all(len(task) <= MAX_NAME for task in message.tasks)
     assert set(message.tasks.values()) <= {BackendState.DRAINING, BackendState.DOWN}
-    assert decode(encode_tasks(message.version, message.tasks)) == message
+    assert decode(encode_tasks(message.version, message.tasks, message.prepared)) == message
     beliefs = Beliefs(1.0)
     beliefs.hosts = dict.fromkeys(list(message.tasks)[::2], ADDRESS)
     assert beliefs.hear("10.0.0.2", Peer("n", WORKER, "c"), message, 0.0) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -66,9 +66,9 @@ def serve(lab: Lab) -> Iterator[Serve]:
     """Creates services with plain docker; they are gone again after the test."""
     names: list[str] = []
 
-    def create(name: str, *options: str, image: str = IMAGE) -> None:
+    def create(name: str, *options: str, image: str = IMAGE, command: Sequence[str] = ()) -> None:
         names.append(name)
-        docker(lab, "service", "create", "--quiet", "--name", name, *options, image)
+        docker(lab, "service", "create", "--quiet", "--name", name, *options, image, *command)
 
     yield create
     for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlb import peer_message
-from meshlb.model import BackendState, Desired, Node, Port, Protocol, Service
+from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, Service
 from meshlb.peer_message import (
+    MAX_NETWORKS,
     MAX_TASKS,
     Ledger,
     Message,
@@ -297,3 +299,30 @@ def test_the_ledger_is_bounded() -> None:
         assert ledger.is_news(str(number), Version("x", 1))
     assert not ledger.is_news("9", Version("x", 1))
     assert ledger.is_news("0", Version("x", 1))
+
+
+PREPARED = Prepared(frozenset({"t"}), frozenset({"10.0.0.2"}), frozenset({"10.0.0.0/24"}))
+
+
+def test_what_is_prepared_arrives_as_it_was_sent() -> None:
+    assert decode(encode_tasks(VERSION, {}, PREPARED)).prepared == PREPARED
+
+
+def test_with_more_networks_than_a_receiver_takes_nothing_is_prepared() -> None:
+    many = replace(PREPARED, networks=frozenset(f"10.{number}.0.0/16" for number in range(MAX_NETWORKS + 1)))
+    assert decode(encode_tasks(VERSION, {}, many)).prepared == Prepared()
+
+
+@pytest.mark.parametrize(
+    "prepared",
+    [
+        [],
+        {"tasks": []},
+        {"tasks": [1], "hosts": [], "networks": []},
+        {"tasks": [], "hosts": [], "networks": ["x"]},
+    ],
+)
+def test_what_is_prepared_is_not_believed_unread(prepared: object) -> None:
+    text = json.dumps({"epoch": "e", "count": 1, "tasks": {}, "prepared": prepared})
+    with pytest.raises(MessageError):
+        decode(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshlb.model import BackendState, Port, Remote, Service, Snapshot, Task
+from meshlb.model import BackendState, Port, Prepared, Remote, Service, Snapshot, Task
 from meshlb.remote import lay_over
 
 UP, SUSPECTED = BackendState.UP, BackendState.SUSPECTED
@@ -69,3 +69,30 @@ def test_never_all_tasks_of_a_service_are_left_out() -> None:
 
 def test_ones_own_tasks_are_never_suspected() -> None:
     assert states(lay_over(snapshot((OWN, UP), ("", UP)), silent(dead=(OWN, "")))) == {"0": UP, "1": UP}
+
+
+def prepared(*hosts: str) -> Prepared:
+    return Prepared(frozenset({"1"}), frozenset(hosts), frozenset({"10.255.0.0/24", "172.18.0.0/16"}))
+
+
+@pytest.mark.parametrize(
+    ("told_by", "face", "found"),
+    [
+        (ONE, "10.255.0.2", [False, True]),
+        (TWO, "10.255.0.2", [False, False]),  # another node runs the task
+        (ONE, "10.255.0.9", [False, False]),  # there is no way to this node
+        (ONE, "", [False, False]),  # this node has none
+    ],
+)
+def test_a_task_is_prepared_when_its_own_node_says_so_of_this_one(
+    told_by: str, face: str, found: list[bool]
+) -> None:
+    remote = Remote(prepared={told_by: prepared("10.255.0.2", "10.255.0.3")}, face=face)
+    laid = lay_over(snapshot((OWN, UP), (ONE, UP)), remote)
+    assert [task.prepared for task in laid.services[0].tasks] == found
+
+
+def test_clients_that_a_task_could_take_for_itself_are_masked() -> None:
+    laid = lay_over(snapshot((ONE, UP)), Remote(prepared={ONE: prepared("10.255.0.2")}))
+    assert {"10.255.0.0/24", "172.18.0.0/16", "127.0.0.0/8"} <= set(laid.masked)
+    assert lay_over(snapshot((ONE, UP)), silent(ONE)).masked == ()

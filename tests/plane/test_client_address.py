@@ -1,0 +1,311 @@
+"""Clients' own addresses, kept: two ingress hosts and a task in namespaces, joined as by an overlay."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from mesh import Mesh
+from waiting import eventually
+
+from meshlb import task_ways
+from meshlb._fastpath import enter_namespace
+from meshlb.answers import Answers
+from meshlb.model import BackendState, Protocol
+from meshlb.nft import NftError
+from meshlb.policy import Policy
+from meshlb.table import Backend, Table
+from meshlb.task_ways import Place
+from meshlb.visit import visit
+
+HOSTS = ("10.123.0.2", "10.123.0.3")
+TASK, NETWORK = "10.123.0.7", ipaddress.IPv4Network("10.123.0.0/24")
+CLIENT = "198.51.100.9"  # of documentation; on loopback while a test runs
+TRANSPARENT = Policy(client_address="transparent")
+REFUSING = Policy(client_address="transparent", fallback="refuse")
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
+
+
+class Overlay:
+    """A bridge with hosts at it, each in a namespace, and a server in the task's that tells who it sees."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.listeners: list[socket.socket] = []
+        self.threads: list[threading.Thread] = []
+
+    def path(self, address: str) -> Path:
+        return Path("/var/run/netns", self.name(address))
+
+    def name(self, address: str) -> str:
+        return f"meshlb-{os.getpid()}-{address}"
+
+    def ip(self, *words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def build(self) -> None:
+        switch = self._namespace("switch")
+        self.ip("-n", switch, "link", "add", "br0", "type", "bridge")
+        self.ip("-n", switch, "link", "set", "br0", "up")
+        for address in (*HOSTS, TASK):
+            name = self._namespace(address)
+            end = f"at-{address.rpartition('.')[2]}"
+            mac = task_ways.hardware(address)
+            self.ip("-n", switch, "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", name)
+            self.ip("-n", switch, "link", "set", end, "master", "br0", "up")
+            self.ip("-n", name, "link", "set", "eth0", "address", mac, "up")
+            self.ip("-n", name, "link", "set", "lo", "up")
+            self.ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+        task = self.name(TASK)
+        # The way out that a container has: nothing comes back from there.
+        self.ip("-n", task, "link", "add", "eth1", "type", "veth", "peer", "name", "nowhere")
+        self.ip("-n", task, "link", "set", "nowhere", "up")
+        self.ip("-n", task, "link", "set", "eth1", "up")
+        self.ip("-n", task, "addr", "add", "172.31.255.2/30", "dev", "eth1")
+        self.ip("-n", task, "route", "add", "default", "via", "172.31.255.1")
+
+    def _namespace(self, address: str) -> str:
+        name = self.name(address)
+        self.names.append(name)
+        self.ip("netns", "add", name)
+        return name
+
+    def serve(self) -> None:
+        for kind, work in ((socket.SOCK_STREAM, self._streams), (socket.SOCK_DGRAM, self._datagrams)):
+            listener = visit(self.path(TASK), enter_namespace, partial(socket.socket, type=kind))
+            listener.bind((TASK, 80))
+            if kind == socket.SOCK_STREAM:
+                listener.listen(1024)
+            self.listeners.append(listener)
+            self.threads.append(threading.Thread(target=work, args=(listener,)))
+            self.threads[-1].start()
+
+    def _streams(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, (address, port) = listener.accept()
+                with connection, suppress(OSError):
+                    said = connection.recv(100)
+                    connection.sendall(f"{address} {port} ".encode() + said)
+
+    def _datagrams(self, listener: socket.socket) -> None:
+        while True:
+            said, (address, port) = listener.recvfrom(100)
+            if said == b"end":
+                return
+            listener.sendto(f"{address} {port} ".encode() + said, (address, port))
+
+    def close(self) -> None:
+        streams, datagrams = self.listeners
+        streams.shutdown(socket.SHUT_RDWR)
+        speaker = visit(self.path(TASK), enter_namespace, lambda: socket.socket(type=socket.SOCK_DGRAM))
+        speaker.sendto(b"end", (TASK, 80))
+        for thread in self.threads:
+            thread.join()
+        for each in (streams, datagrams, speaker):
+            each.close()
+
+    def remove(self) -> None:
+        for name in self.names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+    def place(self) -> Place:
+        return Place(self.path(TASK), "eth0", NETWORK)
+
+    def left(self, address: str) -> str:
+        """What is there of rules."""
+        words = ("nft list ruleset; ip rule; ip route show table all",)
+        command = ["nsenter", f"--net={self.path(address)}", "sh", "-c", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def overlay() -> Iterator[Overlay]:
+    found = Overlay()
+    try:
+        found.build()
+        found.serve()
+        try:
+            yield found
+        finally:
+            found.close()
+    finally:
+        found.remove()
+
+
+@pytest.fixture(autouse=True)
+def client_address() -> Iterator[None]:
+    words = (f"{CLIENT}/32", "dev", "lo")
+    subprocess.run(["ip", "address", "replace", *words], check=True)
+    yield
+    subprocess.run(["ip", "address", "delete", *words], check=True)
+
+
+@pytest.fixture
+def answers(overlay: Overlay) -> Iterator[Answers]:
+    """The first host's."""
+    made = Answers(enter_namespace)
+    assert made.open(overlay.path(HOSTS[0])), made.problem
+    yield made
+    made.close()
+
+
+def serve(
+    mesh: Mesh, overlay: Overlay, policy: Policy, prepared: bool = True, masked: tuple[str, ...] = ()
+) -> None:
+    backend = Backend(TASK, 80, "task", "web.1", "", BackendState.UP, prepared=prepared)
+    path = overlay.path(HOSTS[0])
+    table = Table((mesh.entry(backend, policy=policy),), str(path), path.stat().st_ino, masked=masked)
+    (status,) = mesh.plane.apply(table)
+    assert not status.reason
+
+
+def ask(mesh: Mesh, address: str = CLIENT, port: int = 0, to: str = "127.0.0.1") -> tuple[str, int]:
+    """The address and port that the task sees, and ours."""
+    with socket.socket() as client:
+        client.settimeout(10)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind((address, port))
+        client.connect((to, mesh.port.published))
+        client.sendall(b"hello")
+        seen, at, said = client.recv(100).decode().split()
+        assert said == "hello"
+        return seen, int(at) - client.getsockname()[1]
+
+
+def test_a_prepared_task_sees_the_clients_own_address_and_port(
+    mesh: Mesh, overlay: Overlay, answers: Answers
+) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    serve(mesh, overlay, REFUSING)
+    assert [ask(mesh) for _ in range(20)] == [(CLIENT, 0)] * 20
+    assert mesh.port_counts().masked == 0
+
+
+def test_a_task_that_is_not_prepared_sees_the_mesh_or_nobody(
+    mesh: Mesh, overlay: Overlay, answers: Answers
+) -> None:
+    serve(mesh, overlay, TRANSPARENT, prepared=False)
+    assert ask(mesh)[0] == HOSTS[0]
+    assert mesh.port_counts().masked == 1
+    serve(mesh, overlay, REFUSING, prepared=False)
+    with pytest.raises(ConnectionError):
+        ask(mesh)
+
+
+def test_where_only_prepared_tasks_serve_one_that_drains_does_so_until_another_is_ready(
+    mesh: Mesh, overlay: Overlay, answers: Answers
+) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    new = Backend("10.123.0.8", 80, "new", "web.2", "", BackendState.UP)
+    old = Backend(TASK, 80, "task", "web.1", "", BackendState.DRAINING, prepared=True)
+    path = overlay.path(HOSTS[0])
+    mesh.plane.apply(Table((mesh.entry(new, old, policy=REFUSING),), str(path), path.stat().st_ino))
+    assert ask(mesh) == (CLIENT, 0)
+
+
+def test_a_client_that_must_not_be_shown_is_not(mesh: Mesh, overlay: Overlay, answers: Answers) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    serve(mesh, overlay, TRANSPARENT, masked=("127.0.0.0/8", "172.31.255.0/30"))
+    assert ask(mesh, "127.0.0.1")[0] == HOSTS[0]
+    assert ask(mesh) == (CLIENT, 0)
+    serve(mesh, overlay, REFUSING, masked=("198.51.100.0/24",))
+    with pytest.raises(ConnectionError):
+        ask(mesh)
+
+
+def test_in_mesh_mode_nothing_is_different(mesh: Mesh, overlay: Overlay, answers: Answers) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    serve(mesh, overlay, Policy())
+    assert ask(mesh)[0] == HOSTS[0]
+    assert mesh.port_counts().masked == 0
+
+
+def test_a_port_that_is_taken_is_another_one_of_the_same_address(
+    mesh: Mesh, overlay: Overlay, answers: Answers
+) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    serve(mesh, overlay, REFUSING)
+    with visit(overlay.path(HOSTS[0]), enter_namespace, socket.socket) as holder:
+        holder.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+        holder.bind((CLIENT, 0))
+        taken = holder.getsockname()[1]
+        seen, apart = ask(mesh, port=taken)
+        assert (seen, apart == 0) == (CLIENT, False)
+
+
+def test_one_client_through_two_hosts_at_once_is_two(overlay: Overlay) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    both = [Answers(enter_namespace) for _ in HOSTS]
+    try:
+        assert all(each.open(overlay.path(host)) for each, host in zip(both, HOSTS, strict=True))
+        for port in range(30_000, 30_050):
+            ends = [visit(overlay.path(host), enter_namespace, socket.socket) for host in HOSTS]
+            for end in ends:
+                end.settimeout(10)
+                end.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+                end.bind((CLIENT, port))
+                end.connect((TASK, 80))
+            for number, end in enumerate(ends):
+                end.sendall(f"{port}-{number}".encode())
+            said = [end.recv(100).decode().split() for end in ends]
+            assert [(seen, words) for seen, _, words in said] == [
+                (CLIENT, f"{port}-{number}") for number in range(2)
+            ]
+            assert said[0][1] != said[1][1]
+            for end in ends:
+                end.close()
+    finally:
+        for each in both:
+            each.close()
+
+
+def test_datagrams_come_from_their_client(mesh: Mesh, overlay: Overlay, answers: Answers) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    port = replace(mesh.port, protocol=Protocol.UDP)
+    path = overlay.path(HOSTS[0])
+    backend = Backend(TASK, 80, "task", "web.1", "", BackendState.UP, prepared=True)
+    mesh.plane.apply(Table((mesh.entry(backend, port=port, policy=REFUSING),), str(path), path.stat().st_ino))
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(10)
+        client.bind((CLIENT, 0))
+        client.connect(("127.0.0.1", port.published))
+        for word in ("one", "two"):
+            client.send(word.encode())
+            assert client.recv(100).decode().split() == [CLIENT, str(client.getsockname()[1]), word]
+
+
+def test_nothing_is_left_behind(overlay: Overlay) -> None:
+    before = [overlay.left(host) for host in (HOSTS[0], TASK)]
+    answers = Answers(enter_namespace)
+    assert answers.open(overlay.path(HOSTS[0]))
+    for _ in range(2):
+        task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    task_ways.prepare(overlay.place(), HOSTS[:1], HOSTS, enter_namespace)
+    assert overlay.left(TASK).count("meshlb_client_address") == 1
+    assert HOSTS[1] not in overlay.left(TASK)
+    for _ in range(2):
+        task_ways.remove(overlay.place(), HOSTS, enter_namespace)
+    answers.close()
+    eventually(
+        lambda: [overlay.left(host) for host in (HOSTS[0], TASK)] == before, timeout=10, what="all to be gone"
+    )
+
+
+def test_what_cannot_be_made_is_told(overlay: Overlay) -> None:
+    large = replace(overlay.place(), network=ipaddress.IPv4Network("10.0.0.0/8"))
+    with pytest.raises(NftError, match="larger than"):
+        task_ways.prepare(large, HOSTS, (), enter_namespace)
+    answers = Answers(enter_namespace)
+    assert not answers.open(Path("/var/run/netns/meshlb-none"))
+    assert "cannot be shown" in answers.problem
