@@ -204,7 +204,7 @@ def _member_lines(member: node_info.Membership) -> list[str]:
         return lines
     known = {
         "NodeID": member.node_id,
-        "IsManager": str(member.manager).lower(),
+        "Is Manager": str(member.manager).lower(),
         "ClusterID": member.cluster_id,
         "Managers": member.managers,
         "Nodes": member.nodes,

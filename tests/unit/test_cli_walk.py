@@ -229,7 +229,7 @@ def test_info_on_a_manager(run: Run) -> None:
         "Server Version: 20.10.24+dfsg1",
         "Swarm: active",
         f" NodeID: {NODE}",
-        " IsManager: true",
+        " Is Manager: true",
         " ClusterID: ba765lstvfnuq7wzeoea99pmh",
         " Managers: 1",
         " Nodes: 3",
@@ -255,7 +255,7 @@ def test_info_elsewhere(run: Run, daemon: Daemon, tmp_path: Path) -> None:
     worker = _info(ControlAvailable=False, Cluster=None, Managers=0, Nodes=0)
     daemon.answers["GET /info"] = worker | {"DockerRootDir": str(tmp_path)}
     shown = run("info").stdout
-    assert " IsManager: false\n CACertHash: sha256:" in shown
+    assert " Is Manager: false\n CACertHash: sha256:" in shown
     assert "Managers:" not in shown
     found = json.loads(run("info", "--format", "json").stdout)
     assert (found["Swarm"]["Managers"], found["Swarm"]["IsManager"], found["NCPU"]) == (None, False, 2)
