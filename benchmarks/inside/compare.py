@@ -17,7 +17,7 @@ from cases import CASES
 from meshlb.policy import BALANCERS
 
 SAVED = Path(__file__).with_name("baseline.json")
-WORSE = 1.03  # of Python, which counts the same each time for the same code
+WORSE = 1.03  # of Python, which counts the same each time, to 0.3 %, for the same code
 WORSE_CONNECTION = 1.05  # of the plane, whose turns differ a little: 1 % from run to run
 PLANE = "connection, "
 
