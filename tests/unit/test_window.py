@@ -14,7 +14,7 @@ def counted(**buckets: int) -> PortCounts:
     numbers = tuple(buckets.get(f"b{at}", 0) for at in range(24))
     histogram = Histogram(0, numbers)
     none = Refused(0, 0, 0, 0, 0, 0)
-    return PortCounts(0, 0, 0, 0, 0, 0, 0, none, histogram, histogram, histogram)
+    return PortCounts(0, 0, 0, 0, 0, 0, 0, 0, none, histogram, histogram, histogram)
 
 
 @pytest.mark.parametrize(
