@@ -23,7 +23,7 @@ a thread of its own, 200 ports with 50 backends each in about a tenth of a secon
 agent, those of a port or a backend with its place in the table; `rate()` and `increase()` know that.
 The age of the table is `time() - meshlb_table_changed_timestamp_seconds`.
 
-**Cardinality.** On each node a published port has at most 99 series (78 of them in three histograms), a
+**Cardinality.** On each node a published port has at most 100 series (78 of them in three histograms), a
 backend of it at most 9, a node 2. Series of tasks and services that are gone are gone. With more than
 {MOST} backends the others have none (`meshlb_backends_left_out`). Values of labels are cut at 128
 characters; what cannot be printed is escaped. Buckets end at 64 µs, 128 µs, … 268 s: a connection is in the

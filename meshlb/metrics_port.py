@@ -44,6 +44,8 @@ def of_counts(statistics: Statistics | None, ports: Mapping[Port, str]) -> Itera
     yield _of_each(rows, "received_bytes", "Bytes from clients.", lambda of: of.received)
     yield _of_each(rows, "sent_bytes", "Bytes to clients.", lambda of: of.sent)
     yield _of_each(rows, "dropped_datagrams", "Datagrams that were dropped.", lambda of: of.dropped)
+    text = "Attempts that showed a node's address though the client's own was wanted."
+    yield _of_each(rows, "masked_attempts", text, lambda of: of.masked)
     yield _histogram(rows, "connect", "From accepting a client to a backend's answer.", lambda of: of.connect)
     text = "From accepting a client to the first byte that it gets."
     yield _histogram(rows, "first_byte", text, lambda of: of.first_byte)

@@ -83,7 +83,8 @@ class MadeUp:
             0,
             n * 40_000,
             n * 900_000 * (at + 1),
-            0,
+            0,  # dropped
+            0,  # masked
         )
         return _PORT.pack(*totals, *(0, 0, 0, 0, 0, 0), *self._histograms(n))
 

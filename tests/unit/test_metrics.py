@@ -61,9 +61,9 @@ def buckets(*counts: int) -> tuple[int, ...]:
 
 
 def port_row(*numbers: int, connect: tuple[int, ...] = (), seconds: float = 0) -> bytes:
-    padded = numbers + (0,) * (13 - len(numbers))
+    padded = numbers + (0,) * (14 - len(numbers))
     rest = (0, *buckets()) * 2
-    return struct.pack("=13Q" + "Q24I" * 3, *padded, round(seconds * 1e6), *buckets(*connect), *rest)
+    return struct.pack("=14Q" + "Q24I" * 3, *padded, round(seconds * 1e6), *buckets(*connect), *rest)
 
 
 def backend_row(*numbers: int, seconds: float = 0) -> bytes:
@@ -79,7 +79,7 @@ def task(
 
 
 def statistics(*backends: tuple[Port, Backend, bytes]) -> Statistics:
-    web = port_row(9, 5, 2, 3, 100, 200, 0, 1, 0, 0, 4, connect=(2, 0, 1), seconds=0.0005)
+    web = port_row(9, 5, 2, 3, 100, 200, 0, 6, 1, 0, 0, 4, connect=(2, 0, 1), seconds=0.0005)
     rows = b"".join(row for _, _, row in backends)
     pairs = tuple((port, of) for port, of, _ in backends)
     return Statistics((UDP, TCP), bytearray(port_row() + web), pairs, bytearray(rows))
@@ -122,6 +122,7 @@ def test_what_was_counted_of_a_port() -> None:
         "meshlb_connections_held_total": 3,
         "meshlb_received_bytes_total": 100,
         "meshlb_sent_bytes_total": 200,
+        "meshlb_masked_attempts_total": 6,
         "meshlb_port_up": 1,
         "meshlb_port_redirected": 1,
         "meshlb_connect_seconds_count": 3,
@@ -195,10 +196,10 @@ def test_series_of_what_is_gone_are_gone() -> None:
     assert {dict(labels)["service"] for _, labels in left if "service" in dict(labels)} == {"dns"}
 
 
-def test_a_port_has_99_series_and_a_backend_9() -> None:
+def test_a_port_has_100_series_and_a_backend_9() -> None:
     samples = found(counted=statistics((TCP, task("web.1.t1"), backend_row())))
     numbers = Counter(("task" in dict(labels)) for _, labels in samples if ("port", "80") in labels)
-    assert numbers == {False: 99, True: 9}
+    assert numbers == {False: 100, True: 9}
 
 
 def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
