@@ -6,13 +6,15 @@ addresses, and a VXLAN device's forwarding of hardware addresses to other hosts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from meshlb.visit import Enter, visit
 
 PERMANENT, NOARP, REACHABLE = 0x80, 0x40, 0x02  # NUD_*: states of an entry
 CONNECTED = PERMANENT | NOARP | REACHABLE
@@ -50,8 +52,8 @@ class Neighbour:
 class Neighbours:
     """The tables of the namespace whose file is at `path`. OSError when it cannot be entered or asked."""
 
-    def __init__(self, path: Path, enter: Callable[[int], None]) -> None:
-        self._news, self._asking = _inside(path, enter)
+    def __init__(self, path: Path, enter: Enter) -> None:
+        self._news, self._asking = visit(path, enter, _sockets)
         self._news.setblocking(False)
         self._asking.settimeout(_PATIENCE)
 
@@ -111,30 +113,18 @@ class Neighbours:
                     return
 
 
-def _inside(path: Path, enter: Callable[[int], None]) -> tuple[socket.socket, socket.socket]:
-    """Two sockets made in the namespace, by a thread that ends right after: going back might be refused."""
-    made: list[socket.socket] = []
-    failures: list[OSError] = []
-
-    def visit() -> None:
-        try:
-            with path.open("rb") as file:
-                enter(file.fileno())
-            for groups in (_GROUP, 0):
-                made.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
-                made[-1].bind((0, groups))
-            made[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
-        except OSError as error:
-            failures.append(error)
-
-    visitor = threading.Thread(target=visit, name="meshlb-overlay")
-    visitor.start()
-    visitor.join()
-    if failures:
-        for each in made:
-            each.close()
-        raise failures[0]
-    return made[0], made[1]
+def _sockets() -> tuple[socket.socket, socket.socket]:
+    """One that hears of changes, with room for many, and one that asks."""
+    with contextlib.ExitStack() as stack:
+        news, asking = (
+            stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
+            for _ in range(2)
+        )
+        news.bind((0, _GROUP))
+        asking.bind((0, 0))
+        news.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
+        stack.pop_all()
+    return news, asking
 
 
 def message(kind: int, flags: int, body: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+
+from meshlb.visit import visit
 
 T = TypeVar("T")
 
@@ -79,28 +80,16 @@ def _first_word(connection: socket.socket) -> str:
 
 
 def inside(namespace: Path, work: Callable[[], T]) -> T:
-    """What `work` gives in a network namespace; in a thread that ends, for going back might be refused.
+    """What `work` gives in a network namespace.
 
     PermissionError for who is not root, OSError when the namespace is not there.
     """
-    results: list[T] = []
-    failures: list[Exception] = []
+    return visit(namespace, _enter, work)
 
-    def run() -> None:
-        try:
-            with namespace.open("rb") as file:
-                if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
-                    raise PermissionError(ctypes.get_errno(), "setns")
-            results.append(work())
-        except OSError as error:
-            failures.append(error)
 
-    thread = threading.Thread(target=run, name="meshlb-probe")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
+def _enter(namespace: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
+        raise PermissionError(ctypes.get_errno(), "setns")
 
 
 def is_local(address: str) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mesh import MakeServer, Mesh, backend, echo, full_listener
+from thread_time import cpu_of
 from waiting import eventually
 
 from meshlb.model import Port
@@ -24,17 +23,6 @@ def large() -> Table:
     return Table(
         tuple(Entry(Port(20_000 + number, 80), "web", Policy(), tuple(backends)) for number in range(PORTS))
     )
-
-
-def cpu_of(call: Callable[[], object]) -> float:
-    """Seconds of this thread's, the best of five."""
-
-    def once() -> float:
-        begun = time.thread_time()
-        call()
-        return time.thread_time() - begun
-
-    return min(once() for _ in range(5))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from mesh import Mesh, backend
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 from promtool import promtool
+from thread_time import cpu_of
 
 from meshlb import http, metrics_backend, scrape
 from meshlb.counts import Statistics
@@ -451,14 +452,3 @@ def test_a_large_node_costs_little() -> None:
     decoding = cpu_of(lambda: list(counted.of_backends()))
     writing = cpu_of(lambda: text(families(status, counted, USAGE)))
     assert writing < decoding * 4, (writing, decoding)
-
-
-def cpu_of(call: Callable[[], object]) -> float:
-    """Seconds of this thread's, the best of five."""
-
-    def once() -> float:
-        begun = time.thread_time()
-        call()
-        return time.thread_time() - begun
-
-    return min(once() for _ in range(5))
