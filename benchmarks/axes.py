@@ -11,7 +11,7 @@ from benchmarks.endpoints import CLOSED, DATAGRAMS, KEPT, LARGE, LARGE_BODY
 from benchmarks.figures import median, percentile
 from benchmarks.results import DIRECT
 from benchmarks.stage import BULK, Stage, Target
-from benchmarks.tools import endpoint, parse_iperf, wrk
+from benchmarks.tools import parse_iperf, wrk
 
 Axis = Callable[[Stage, Target], None]
 SHORT_AT_ONCE, KEPT_AT_ONCE, LARGE_AT_ONCE, PACED_AT_ONCE = 64, 32, 32, 64
@@ -23,12 +23,10 @@ SOCKETS, WINDOW = 8, 32  # of datagrams under way
 def short(stage: Stage, target: Target) -> None:
     """Short connections: connect, ask, answer, end."""
     with used(target.pids()) as cpu:
-        found = endpoint(
-            stage.hosts.client,
-            stage.end_cpus,
+        found = stage.ask(
             "churn",
-            host=target.host,
-            port=target.port(CLOSED),
+            target.host,
+            target.port(CLOSED),
             connections=SHORT_AT_ONCE,
             seconds=stage.seconds,
         )
@@ -67,12 +65,10 @@ def latency(stage: Stage, target: Target) -> None:
         (median(values) for name, values in rates.items() if name not in (DIRECT, "kernel-dnat")), default=0
     )
     for percent in (50, 80) if best else ():
-        found = endpoint(
-            stage.hosts.client,
-            stage.end_cpus,
+        found = stage.ask(
             "paced",
-            host=target.host,
-            port=target.port(KEPT),
+            target.host,
+            target.port(KEPT),
             connections=PACED_AT_ONCE,
             rate=best * percent / 100,
             seconds=stage.seconds,
@@ -108,12 +104,10 @@ def datagrams(stage: Stage, target: Target) -> None:
         return
     for size in (64, 1400):
         with used(target.pids()) as cpu:
-            found = endpoint(
-                stage.hosts.client,
-                stage.end_cpus,
+            found = stage.ask(
                 "ping",
-                host=target.host,
-                port=target.port(DATAGRAMS),
+                target.host,
+                target.port(DATAGRAMS),
                 size=size,
                 sockets=SOCKETS,
                 window=WINDOW,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_WAITING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN, TCP_CLOSE
 BACKENDS = "127.72.0.0/16"  # that the server answers on loopback: all of 127.0.0.0/8 is its own
 REMOTE_BACKENDS = "10.72.0.0/16"
 
@@ -63,6 +64,16 @@ class Host:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-500:]}")
         return done.stdout
+
+    def ports(self) -> set[tuple[str, int]]:
+        """Where anybody listens for connections or waits for datagrams: protocols with ports."""
+        found = set()
+        for protocol in ("tcp", "udp"):
+            tables = self.run(["cat", f"/proc/net/{protocol}", f"/proc/net/{protocol}6"])
+            for row in (line.split() for line in tables.splitlines()):
+                if len(row) > 3 and row[3] == _WAITING[protocol]:
+                    found.add((protocol, int(row[1].rpartition(":")[2], 16)))
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -76,7 +75,7 @@ class Peer:
 
     @contextlib.contextmanager
     def serving(self, setting: Setting) -> Iterator[Running]:
-        """The peer, once all its TCP ports accept connections."""
+        """The peer, once all its ports are there."""
         setting.directory.mkdir(parents=True, exist_ok=True)
         running = self.start(setting)
         try:
@@ -194,25 +193,17 @@ def _children(pid: int) -> list[int]:
 
 
 def _await(setting: Setting, running: Running) -> None:
-    """Until the ports accept. With nothing that runs (the kernel) there is nothing to wait for."""
+    """Until its ports are there. With nothing that runs (the kernel) there is nothing to wait for."""
     if not running.processes:
         return
-    wanted = {f"{route.port:04X}" for route in setting.routes if route.protocol == "tcp"}
+    wanted = {(route.protocol, route.port) for route in setting.routes}
     end = time.monotonic() + PATIENCE
-    while wanted - _listening(setting.host):
+    while wanted - setting.host.ports():
         ended = [process for process in running.processes if process.poll() is not None]
         if ended or time.monotonic() > end:
             log = (setting.directory / "proxy.log").read_text(errors="replace")[-800:]
             raise RuntimeError(f"{running.processes[0].args!r} does not serve: {log}")
         time.sleep(0.02)
-    if not wanted:
-        time.sleep(1)
-
-
-def _listening(host: Host) -> set[str]:
-    tables = host.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"])
-    rows = [line.split() for line in tables.splitlines()]
-    return {row[1].rpartition(":")[2] for row in rows if len(row) > 3 and row[3] == "0A"}
 
 
 def _stop(running: Running) -> None:
@@ -228,10 +219,3 @@ def _stop(running: Running) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def free_port() -> int:
-    """A port that nothing uses on this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

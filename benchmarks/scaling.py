@@ -15,7 +15,7 @@ from benchmarks.endpoints import CLOSED, KEPT
 from benchmarks.figures import slope
 from benchmarks.proxies import Peer, Route, nginx_options, render
 from benchmarks.stage import Stage
-from benchmarks.tools import counted_calls, dumped, endpoint, memory_of_kernel, start_endpoint
+from benchmarks.tools import counted_calls, dumped, memory_of_kernel, start_endpoint
 
 Scaling = Callable[[Stage, Peer], None]
 PORT = 21000
@@ -76,12 +76,10 @@ def reload(stage: Stage, peer: Peer) -> None:
             render(running.config.name, running.setting, **more)
         begun = time.monotonic()
         os.kill(running.processes[0].pid, peer.reload)
-        found = endpoint(
-            stage.hosts.client,
-            stage.end_cpus,
+        found = stage.ask(
             "first",
-            host=stage.hosts.front,
-            port=PORT + 500,
+            stage.hosts.front,
+            PORT + 500,
             seconds=begun,
         )
         stage.record("reload", "file to first answer, 500 ports", "ms", peer.name, found["seconds"] * 1e3)
@@ -141,12 +139,10 @@ def _route(stage: Stage, port: int, server: int) -> Route:
 
 
 def _churn(stage: Stage, port: int, total: int = 0, at_once: int = 64) -> dict[str, int]:
-    return endpoint(
-        stage.hosts.client,
-        stage.end_cpus,
+    return stage.ask(
         "churn",
-        host=stage.hosts.front,
-        port=port,
+        stage.hosts.front,
+        port,
         connections=at_once,
         seconds=60 if total else stage.seconds,
         total=total,

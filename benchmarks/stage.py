@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.endpoints import CLOSED, DATAGRAMS, KEPT, LARGE
 from benchmarks.hosts import TOPOLOGIES, Host, Hosts
 from benchmarks.proxies import PEERS_BY_NAME, Peer, Route, Running, Setting
 from benchmarks.results import DIRECT, Key, Results
+from benchmarks.tools import endpoint
 
 BULK = (5201, 5202)  # iperf3's servers: one of them serves at most 128 streams
 _TCP = (KEPT, CLOSED, LARGE, *BULK)
@@ -56,6 +58,10 @@ class Stage:
     def record(self, axis: str, measure: str, unit: str, target: str, value: float) -> None:
         """One sample."""
         self.results.add(Key(axis, self.name, measure, unit), target, value)
+
+    def ask(self, role: str, host: str, port: int, **options: float) -> dict[str, Any]:
+        """What one of the `endpoints` has to say, played by the client towards an address."""
+        return endpoint(self.hosts.client, self.end_cpus, role, host=host, port=port, **options)
 
     @contextlib.contextmanager
     def peer(
@@ -113,11 +119,8 @@ def _server(hosts: Hosts, cpus: str) -> Iterator[None]:
 
 def _await(host: Host, processes: list[subprocess.Popen[bytes]]) -> None:
     end = time.monotonic() + 30
-    wanted = {f":{port:04X}" for port in (*_TCP, DATAGRAMS)}
-    while True:
-        tables = host.run(["cat", "/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp"])
-        if all(port in tables for port in wanted):
-            return
+    wanted = {*(("tcp", port) for port in _TCP), ("udp", DATAGRAMS)}
+    while wanted - host.ports():
         if time.monotonic() > end or any(process.poll() is not None for process in processes):
             raise RuntimeError("the benchmarks' own server does not start")
         time.sleep(0.05)

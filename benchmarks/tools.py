@@ -84,8 +84,7 @@ def counted_calls(pids: list[int], into: Path) -> Iterator[dict[str, int]]:
 
 def parse_callgrind(text: str) -> int:
     """The instructions of a dump."""
-    found = re.search(r"^(?:summary|totals): (\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    return max(map(int, re.findall(r"^(?:summary|totals): (\d+)", text, re.MULTILINE)), default=0)
 
 
 def dumped(pids: list[int], directory: Path) -> int:
