@@ -17,6 +17,7 @@ _HISTOGRAM = "Q24I"
 _PORT = struct.Struct("=14Q" + 3 * _HISTOGRAM)
 _BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
 _TOTALS = struct.Struct("=14Q")
+_BACKEND_NUMBERS = struct.Struct("=9Q2I" + 3 * "Q96x")  # without the buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Statistics:
         """Every backend with its port and what was counted of it."""
         rows = _BACKEND.iter_unpack(self.backend_rows)
         return ((*of, _backend_counts(row)) for of, row in zip(self.backends, rows, strict=True))
+
+    def of_backends_bare(self) -> Iterator[tuple[tuple[Port, Backend], tuple[int, ...]]]:
+        """Every backend with the bare numbers of its row, and the totals of its histograms: the fast way."""
+        return zip(self.backends, _BACKEND_NUMBERS.iter_unpack(self.backend_rows), strict=True)
 
 
 def totals(port_rows: bytearray) -> Counters:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,7 +15,6 @@ from meshlb.table import Backend
 
 MOST = 20_000
 BACKEND = (*PORT, "task", "node")
-_ROW = struct.Struct("=9Q2IQ96xQ96xQ96x")  # of `_counts.pxd`, without the buckets
 
 
 class _Row(NamedTuple):
@@ -87,8 +85,7 @@ def _rows(statistics: Statistics, ports: Mapping[Port, str], nodes: Mapping[str,
     """Of ports that are served now. Two that would have the same labels are told apart by their addresses."""
     seen: set[str] = set()
     on = {address: escaped(name) for address, name in nodes.items()}
-    counted = zip(statistics.backends, _ROW.iter_unpack(statistics.backend_rows), strict=True)
-    for (port, backend), counts in islice(counted, MOST):
+    for (port, backend), counts in islice(statistics.of_backends_bare(), MOST):
         of = ports.get(port)
         if of is None:
             continue

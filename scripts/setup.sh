@@ -41,9 +41,19 @@ ensure_packages() {
     [ "$(id -u)" = 0 ] || die "run me as root (sudo $0); I would install: $missing"
     say "installing $missing"
     apt-get update -qq
-    # A dockerd that the package starts here is not the lab's: keep it from starting where we can.
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    without_starting env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
+
+# Runs a command that installs packages, and keeps the servers in them from starting: neither a dockerd that is not the
+# lab's nor an nginx on port 80 is what was asked for. See invoke-rc.d(8).
+without_starting() (
+    policy=/usr/sbin/policy-rc.d
+    [ ! -e $policy ] || exec "$@"
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+    "$@"
+)
 
 # Prometheus and promtool, unpacked beside Python's programs: its package would start a server on this machine.
 ensure_prometheus() {

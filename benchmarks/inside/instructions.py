@@ -99,6 +99,7 @@ def backend() -> Iterator[int]:
 
 
 def _accept(listener: socket.socket) -> None:
+    """At once, without a thread for each: the plane takes another way when an answer is late."""
     with contextlib.suppress(OSError):  # closed: it is over
         while True:
             connection, _ = listener.accept()
