@@ -146,10 +146,11 @@ def main(arguments: Sequence[str]) -> int:
             return compare(load(options.before), load(options.after))
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    plan = _plan(options)
     reason = why_not(options.output)
     if reason and not options.anyway:
         raise SystemExit(f"{reason}; --anyway measures nevertheless")
-    return run(_plan(options), options.output)
+    return run(plan, options.output)
 
 
 if __name__ == "__main__":
