@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 ROOM = 200 << 20  # bytes on the disk; a full SD card fails in the middle
 HOT = 75_000  # millidegrees at which a Pi is about to slow down
+LOOK = 2.0  # seconds for which the machine is watched
+BUSY = 0.25  # share of all cores above which figures are not worth having
 
 
 def why_not(output: Path) -> str:
@@ -40,8 +43,18 @@ def _throttled() -> str:
 
 
 def _busy() -> str:
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return f"the machine is busy ({load:.0%} of its cores in the last minute)" if load > 0.5 else ""
+    """Looked at for a moment instead of read from the load average, which still holds what was just built."""
+    before = _ticks()
+    time.sleep(LOOK)
+    all_ticks, idle_ticks = (after - earlier for after, earlier in zip(_ticks(), before, strict=True))
+    load = 1 - idle_ticks / max(1, all_ticks)
+    return f"the machine is busy ({load:.0%} of its cores)" if load > BUSY else ""
+
+
+def _ticks() -> tuple[int, int]:
+    """All and idle clock ticks of all cores since the start, from /proc/stat (man 5 proc)."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks), ticks[3] + ticks[4]
 
 
 def _number(path: Path, base: int = 10) -> int:
