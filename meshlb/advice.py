@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshlb.model import ChannelStatus, Desired, Prepared, Remote, Standing
 from meshlb.overlay import Overlay
-from meshlb.preparing import Preparing
-from meshlb.remembered import Memory
+from meshlb.swarm.remembered import Memory
+from meshlb.transparent.preparing import Preparing
 
 if TYPE_CHECKING:
-    from meshlb.peers import Peers
+    from meshlb.peers.channel import Peers
 
 
 class Source(Protocol):
-    """What is needed of `meshlb.engine.SwarmSource`."""
+    """What is needed of `meshlb.swarm.source.SwarmSource`."""
 
     on_standing: Callable[[Standing], None]
     recall: Callable[[str], Desired | None]
@@ -67,7 +67,7 @@ class Advice:
         """Serve until cancelled."""
         root = await self._first_root()
         # Not before: its TLS and HTTP clients take a quarter of an agent's start, and ports come first.
-        from meshlb.peers import Peers  # noqa: PLC0415
+        from meshlb.peers.channel import Peers  # noqa: PLC0415
 
         peers = self._peers = Peers(
             root,

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import click
 
 import meshlb
-from meshlb import logs, process, systemd
+from meshlb import logs, process
 from meshlb.config import Config, options, split_address
 from meshlb.errors import MeshError
-from meshlb.handover import Conversation, HandoverError
-from meshlb.http_socket import listening, url_of
-from meshlb.inherited import HTTP
+from meshlb.handover import systemd
+from meshlb.handover.giving import Conversation, HandoverError
+from meshlb.handover.place import Place, unless
+from meshlb.handover.replacement import Upgrade
+from meshlb.http.socket import listening, url_of
 from meshlb.model import Snapshot, SourceStatus, Status
-from meshlb.place import Place, unless
+from meshlb.ports.inherited import HTTP
 from meshlb.process import Signals
-from meshlb.replacement import Upgrade
 from meshlb.serving import Plane, Serving, connections
 from meshlb.static import StaticSource, load
 from meshlb.table import build
@@ -86,7 +87,7 @@ def _become_keeper() -> None:
     """A fresh process, which has not imported all that an agent needs."""
     _, *words = sys.orig_argv
     words.remove("--keeper")
-    os.execv(sys.executable, [sys.executable, "-m", "meshlb.keeper", sys.executable, *words])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "meshlb.handover.keeper", sys.executable, *words])  # noqa: S606
 
 
 def _check(config: Config) -> int:
@@ -120,9 +121,9 @@ async def _compose(config: Config, replace: bool) -> None:
     passed_on = systemd.passed_on()  # first: what is opened from here on could be taken for it
     source = _source(config)
     process.raise_file_limit()
-    from meshlb.listen import Listeners  # noqa: PLC0415
     from meshlb.plane import Plane as RealPlane  # noqa: PLC0415
-    from meshlb.takeover import Takeover  # noqa: PLC0415
+    from meshlb.ports.listen import Listeners  # noqa: PLC0415
+    from meshlb.ports.takeover import Takeover  # noqa: PLC0415
 
     store = systemd.SystemdStore()
     place = Place(config.socket, store)
@@ -143,7 +144,7 @@ async def _compose(config: Config, replace: bool) -> None:
 def _source(config: Config) -> Source:
     if config.config is not None:
         return StaticSource(config.config)
-    from meshlb.engine import SwarmSource  # noqa: PLC0415  # a file needs no engine
+    from meshlb.swarm.source import SwarmSource  # noqa: PLC0415  # a file needs no engine
 
     return SwarmSource()
 
@@ -160,7 +161,7 @@ def _channel(config: Config, source: Source) -> tuple[Channel, Leave]:
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
     from meshlb.overlay import Overlay  # noqa: PLC0415
     from meshlb.plane import enter_namespace  # noqa: PLC0415
-    from meshlb.preparing import Preparing  # noqa: PLC0415
+    from meshlb.transparent.preparing import Preparing  # noqa: PLC0415
 
     overlay = Overlay(enter_namespace)
     preparing = Preparing(enter_namespace)
@@ -246,7 +247,7 @@ async def _status_page(
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PORTS_FIRST):
             await serving.first.wait()
-    from meshlb import http  # noqa: PLC0415
+    from meshlb.http import server as http  # noqa: PLC0415
 
     async with http.serve(config.http, status, sockets, serving.statistics, serving.timeline):
         yield

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from meshlb.neighbours import CONNECTED, NOARP, PERMANENT, REACHABLE, Key, Neighbour, Neighbours
+from meshlb.kernel.neighbours import CONNECTED, NOARP, PERMANENT, REACHABLE, Key, Neighbour, Neighbours
 
 MOST = 16_384  # entries that are remembered
 RECENT = 15.0  # seconds between an entry's removal and the view's word that its node is lost, at the most

@@ -16,6 +16,7 @@ from meshlb._fastpath import Forwarder, enter_namespace
 from meshlb.counts import Statistics, totals
 from meshlb.descriptors import OUT, RAISE, Descriptors, out
 from meshlb.errors import PortError
+from meshlb.kernel.namespace import Namespace
 from meshlb.model import (
     BackendState,
     Counters,
@@ -24,7 +25,6 @@ from meshlb.model import (
     PortStatus,
     Protocol,
 )
-from meshlb.namespace import Namespace
 from meshlb.policy import TRANSPARENT
 from meshlb.route import Members, route
 from meshlb.table import Backend, Entry, Table
@@ -32,8 +32,8 @@ from meshlb.table import Backend, Entry, Table
 if TYPE_CHECKING:
     import socket
 
-    from meshlb.inherited import Named
-    from meshlb.listen import Opening
+    from meshlb.ports.inherited import Named
+    from meshlb.ports.listen import Opening
 
 __all__ = ["Listeners", "Plane", "enter_namespace"]
 
@@ -46,7 +46,7 @@ _CLOSING = 0.2  # seconds that a port's listeners get to take what has completed
 
 
 class Listeners(Interface):
-    """Opens the sockets of published ports; `meshlb.listen.Listeners` is the real one."""
+    """Opens the sockets of published ports; `meshlb.ports.listen.Listeners` is the real one."""
 
     def open(self, port: Port, count: int, listen: tuple[str, ...] = ()) -> Opening:
         """`count` listening sockets for each address; PortError says why not."""

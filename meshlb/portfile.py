@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from meshlb.addresses import ANYWHERE, LOOPBACK, chosen
 from meshlb.errors import ConfigError
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
+from meshlb.ports.addresses import ANYWHERE, LOOPBACK, chosen
 from meshlb.text import printable, shown
 from meshlb.weights import HEAVIEST
 

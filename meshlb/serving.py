@@ -15,9 +15,9 @@ import meshlb
 from meshlb import changes, timeline
 from meshlb.counts import Statistics
 from meshlb.errors import MeshError
-from meshlb.inherited import Named
 from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
 from meshlb.orders import Orders
+from meshlb.ports.inherited import Named
 from meshlb.table import Table, build
 
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules

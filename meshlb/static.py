@@ -9,10 +9,10 @@ import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from meshlb.addresses import LOOPBACK, own_addresses
 from meshlb.errors import ConfigError
 from meshlb.model import Snapshot, SourceStatus
 from meshlb.portfile import parse
+from meshlb.ports.addresses import LOOPBACK, own_addresses
 
 MAX_BYTES = 1 << 20
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from meshlb import changes, docker_view, peer_message
+from meshlb import changes
 from meshlb.model import BackendState, Desired, Node, Port, Service, Snapshot, Task
+from meshlb.peers import message as peer_message
 from meshlb.policy import from_settings
+from meshlb.swarm import view as docker_view
 from meshlb.table import build
 
 Run = Callable[[], object]

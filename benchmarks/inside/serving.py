@@ -8,12 +8,12 @@ from __future__ import annotations
 import socket
 import sys
 
-from meshlb.listen import Listeners
 from meshlb.model import BackendState, Port
 from meshlb.plane import Plane
 from meshlb.policy import from_settings
+from meshlb.ports.listen import Listeners
+from meshlb.ports.takeover import Takeover
 from meshlb.table import Backend, Entry, Table
-from meshlb.takeover import Takeover
 
 BACKENDS = 50
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import click
 
-from meshlb import agent_socket
 from meshlb.cli import agent_view
 from meshlb.cli.agent_view import AgentView
 from meshlb.cli.program import Verbs
 from meshlb.cli.template import Template
 from meshlb.cli.unit import unit
 from meshlb.errors import ConfigError, MeshError
+from meshlb.handover import agent_socket
 
 UNIT = Path("/etc/systemd/system/meshlb-agent.service")
 SOCKET = "/run/meshlb/agent.sock"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from meshlb.cli.probe import SANDBOX, Finding, inside
-from meshlb.echo import Echo, is_askable
+from meshlb.peers.echo import Echo, is_askable
 
 MOST = 64  # nodes that are tried
 SKEW = 5.0  # seconds; certificates and tokens of a swarm live in time

@@ -15,12 +15,13 @@ from typing import Any
 
 import click
 
-from meshlb import __version__, agent_socket
+from meshlb import __version__
 from meshlb.cli import agent_view, between
 from meshlb.cli.agent_view import AgentError, AgentView
 from meshlb.cli.probe import Finding, attempt, lines
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.errors import MeshError
+from meshlb.handover import agent_socket
 
 SOCKET = Path("/run/meshlb/agent.sock")
 OLDEST = (4, 14)  # kernels: MSG_ZEROCOPY aside, what the data path uses was there

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from meshlb import agent_socket
 from meshlb.cli.agent import SOCKET, UNIT, install
 from meshlb.errors import MeshError
+from meshlb.handover import agent_socket
 
 
 def on_terminal() -> bool:

@@ -7,11 +7,11 @@ from socket import socket
 
 import click
 
-from meshlb import agent_socket
 from meshlb.cli.agent import socket_option
 from meshlb.cli.program import Verb
 from meshlb.errors import ConfigError, MeshError
-from meshlb.handover import Conversation
+from meshlb.handover import agent_socket
+from meshlb.handover.giving import Conversation
 
 PATIENCE = 20.0  # seconds: an agent that hands over answers when that is done
 force_option = click.option("-f", "--force", is_flag=True, help="Even when no other backend of a port is up")

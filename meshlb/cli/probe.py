@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import click
 
-from meshlb.visit import visit
+from meshlb.kernel.visit import visit
 
 T = TypeVar("T")
 

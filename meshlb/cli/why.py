@@ -16,8 +16,8 @@ from meshlb.cli.parameters import Parsed
 from meshlb.cli.probe import SANDBOX, Attempt, Finding, attempt, inside, is_local, lines
 from meshlb.cli.program import FAILED, Verb
 from meshlb.errors import ConfigError
-from meshlb.holder import Holder, holder_of
 from meshlb.model import Protocol
+from meshlb.ports.holder import Holder, holder_of
 
 MOST_TRIED = 16  # backends
 

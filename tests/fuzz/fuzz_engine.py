@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import properties
 
-from meshlb import docker_api, docker_events, docker_view
-from meshlb.docker_view import NOBODY, Lists, Ports, View
 from meshlb.errors import EngineError
 from meshlb.model import BackendState, Node
+from meshlb.swarm import api as docker_api
+from meshlb.swarm import events as docker_events
+from meshlb.swarm import view as docker_view
+from meshlb.swarm.view import NOBODY, Lists, Ports, View
 
 WORDS = (
     *(

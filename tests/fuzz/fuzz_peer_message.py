@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import properties
 
-from meshlb.docker_view import NOBODY, View, from_desired, snapshot
-from meshlb.identity import WORKER, Peer
 from meshlb.model import BackendState, Desired, Port, Remote, Service, Snapshot, Task
-from meshlb.peer_beliefs import Beliefs
-from meshlb.peer_message import (
+from meshlb.peers.beliefs import Beliefs
+from meshlb.peers.identity import WORKER, Peer
+from meshlb.peers.message import (
     MAX_NAME,
     MAX_TASKS,
     Message,
@@ -21,7 +20,8 @@ from meshlb.peer_message import (
     encode_tasks,
 )
 from meshlb.policy import LABEL_PREFIX
-from meshlb.remote import lay_over
+from meshlb.swarm.remote import lay_over
+from meshlb.swarm.view import NOBODY, View, from_desired, snapshot
 
 ADDRESS = "10.0.0.1"
 

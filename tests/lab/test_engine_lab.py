@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from meshlb.engine import SwarmSource
 from meshlb.lab import Lab, Node
 from meshlb.lab.image import IMAGE
 from meshlb.model import BackendState, Port, Protocol, Service, Snapshot
+from meshlb.swarm.source import SwarmSource
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 

@@ -9,7 +9,7 @@ from docker_cli import Serve, docker
 from waiting import eventually
 
 from meshlb.lab import Lab
-from meshlb.task_ways import TABLE
+from meshlb.transparent.task_ways import TABLE
 
 PORT = 8095
 CGI = (

@@ -13,12 +13,12 @@ import pytest
 from mesh import MakeServer, Mesh, backend, echo, exactly, free_port
 from waiting import eventually
 
-from meshlb.listen import Listeners
 from meshlb.model import Port, PortState
 from meshlb.plane import Plane
 from meshlb.policy import Policy
+from meshlb.ports.listen import Listeners
+from meshlb.ports.takeover import Takeover
 from meshlb.table import Entry, Table
-from meshlb.takeover import Takeover
 
 ECHO_SERVER = """
 import asyncio

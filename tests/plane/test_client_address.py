@@ -17,15 +17,15 @@ import pytest
 from mesh import Mesh
 from waiting import eventually
 
-from meshlb import task_ways
 from meshlb._fastpath import enter_namespace
-from meshlb.answers import Answers
+from meshlb.kernel.nft import NftError
+from meshlb.kernel.visit import visit
 from meshlb.model import BackendState, Protocol
-from meshlb.nft import NftError
 from meshlb.policy import Policy
 from meshlb.table import Backend, Table
-from meshlb.task_ways import Place
-from meshlb.visit import visit
+from meshlb.transparent import task_ways
+from meshlb.transparent.answers import Answers
+from meshlb.transparent.task_ways import Place
 
 HOSTS = ("10.123.0.2", "10.123.0.3")
 TASK, NETWORK = "10.123.0.7", ipaddress.IPv4Network("10.123.0.0/24")

@@ -13,9 +13,9 @@ from datagrams import Answer, UdpServer, ask, client, send_train
 from mesh import Mesh, free_port
 from waiting import eventually
 
-from meshlb import listen
 from meshlb.model import BackendState, Port, PortCounts, PortState, Protocol
 from meshlb.policy import Policy
+from meshlb.ports import listen
 from meshlb.table import Backend, Table
 
 MakeServer = Callable[..., UdpServer]

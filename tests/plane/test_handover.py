@@ -19,9 +19,9 @@ from datagrams import client as udp_client
 from mesh import Server, echo
 from waiting import eventually
 
-from meshlb.agent_socket import claim
-from meshlb.agent_socket import connect as ask_agent
-from meshlb.handover import SOON, Conversation, HandoverError
+from meshlb.handover.agent_socket import claim
+from meshlb.handover.agent_socket import connect as ask_agent
+from meshlb.handover.giving import SOON, Conversation, HandoverError
 
 
 @pytest.fixture

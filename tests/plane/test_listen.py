@@ -13,10 +13,10 @@ from datagrams import UdpServer, ask
 from mesh import MakeServer, Mesh, echo, free_port
 from waiting import eventually
 
-from meshlb.listen import Listeners
 from meshlb.model import Port, PortState, Protocol
 from meshlb.plane import Plane
 from meshlb.policy import Policy
+from meshlb.ports.listen import Listeners
 from meshlb.table import Table
 
 HERE = Policy(listen=("127.0.0.1/32", "127.0.0.2/32", "::1/128"))

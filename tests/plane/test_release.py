@@ -12,11 +12,11 @@ from datagrams import client as udp_client
 from mesh import Mesh, Server, echo, exactly
 from waiting import eventually
 
-from meshlb.inherited import Inherited
-from meshlb.listen import Listeners
 from meshlb.model import Port, Protocol
 from meshlb.plane import Plane
 from meshlb.policy import Policy
+from meshlb.ports.inherited import Inherited
+from meshlb.ports.listen import Listeners
 from meshlb.table import Table
 
 

@@ -24,10 +24,10 @@ import pytest
 
 import meshlb
 from meshlb.errors import PortError
-from meshlb.ingress import sandbox_addresses
-from meshlb.listen import Listeners
 from meshlb.model import Port, Protocol
-from meshlb.takeover import Takeover
+from meshlb.ports.ingress import sandbox_addresses
+from meshlb.ports.listen import Listeners
+from meshlb.ports.takeover import Takeover
 
 MISSING = [tool for tool in ("ip", "nft", "iptables", "setpriv") if not shutil.which(tool)]
 pytestmark = pytest.mark.skipif(

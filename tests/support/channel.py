@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from meshlb.identity import MANAGER, load, peer_of
 from meshlb.model import Desired, Remote, Service
-from meshlb.peer_client import Pace
-from meshlb.peer_message import FORMER
-from meshlb.peers import Peers
+from meshlb.peers.channel import Peers
+from meshlb.peers.client import Pace
+from meshlb.peers.identity import MANAGER, load, peer_of
+from meshlb.peers.message import FORMER
 
 HERE, THERE = "127.0.0.1", "127.0.0.9"  # where agents that are asked serve, and where those that ask
 PATIENCE = 15.0

@@ -20,11 +20,11 @@ from pathlib import Path
 from swarm_ca import SwarmCA
 
 from meshlb import process
-from meshlb.dial import Dials
-from meshlb.echo import Echo
-from meshlb.identity import MANAGER, WORKER
 from meshlb.model import BackendState, Desired, Port, Service
-from meshlb.peers import Peers
+from meshlb.peers.channel import Peers
+from meshlb.peers.dial import Dials
+from meshlb.peers.echo import Echo
+from meshlb.peers.identity import MANAGER, WORKER
 
 MEASURED, PORT = "127.0.1.1", 17_950
 SERVICES = 20

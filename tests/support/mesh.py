@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 from waiting import eventually
 
-from meshlb.listen import Listeners
 from meshlb.model import BackendCounts, BackendState, Counters, Port, PortCounts, PortStatus
 from meshlb.plane import Plane
 from meshlb.policy import Policy
+from meshlb.ports.listen import Listeners
+from meshlb.ports.takeover import Takeover
 from meshlb.table import Backend, Entry, Table
-from meshlb.takeover import Takeover
 
 Handler = Callable[[socket.socket], None]
 MakeServer = Callable[..., "Server"]

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from meshlb.model import Desired, Service
-from meshlb.peer_client import Pace
-from meshlb.peers import Peers
+from meshlb.peers.channel import Peers
+from meshlb.peers.client import Pace
 
 
 def say(*words: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from swarm_ca import SwarmCA
 
-from meshlb.identity import MANAGER, WORKER
-from meshlb.listen import Listeners
+from meshlb.peers.identity import MANAGER, WORKER
+from meshlb.ports.listen import Listeners
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from meshlb.addresses import chosen, own_addresses
+from meshlb.ports.addresses import chosen, own_addresses
 
 OWN = ("10.0.0.5", "10.0.1.5", "192.0.2.1", "fd00::5", "2001:db8::1", "127.0.0.1", "::1")
 

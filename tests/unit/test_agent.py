@@ -19,8 +19,8 @@ from meshlb.agent import run
 from meshlb.config import Config
 from meshlb.counts import Statistics
 from meshlb.errors import ConfigError, EngineError, PortError
-from meshlb.inherited import Named
 from meshlb.model import Counters, Port, PortState, PortStatus, Service, Snapshot, SourceStatus, Task
+from meshlb.ports.inherited import Named
 from meshlb.process import Signals
 from meshlb.serving import CALM, FAILED, STILL_FAILED, Serving, pause
 from meshlb.table import Table

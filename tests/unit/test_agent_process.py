@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from meshlb import process, systemd
+from meshlb import process
 from meshlb.errors import ConfigError
+from meshlb.handover import systemd
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from meshlb import agent_socket, handover
-from meshlb.agent_socket import AgentSocket, RunningError, claim, connect, peer
 from meshlb.errors import ConfigError, MeshError
-from meshlb.handover import Conversation, HandoverError
-from meshlb.inherited import Named
-from meshlb.succession import ASKING, Heirs
+from meshlb.handover import agent_socket
+from meshlb.handover import giving as handover
+from meshlb.handover.agent_socket import AgentSocket, RunningError, claim, connect, peer
+from meshlb.handover.giving import Conversation, HandoverError
+from meshlb.handover.succession import ASKING, Heirs
+from meshlb.ports.inherited import Named
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_the_directory_and_the_socket_are_for_root_and_group_docker(
             raise KeyError(name)
         return grp.getgrgid(os.getegid())
 
-    monkeypatch.setattr("meshlb.agent_socket.grp.getgrnam", of)
+    monkeypatch.setattr("meshlb.handover.agent_socket.grp.getgrnam", of)
     with contextlib.closing(claim(path)):
         assert path.parent.stat().st_mode & 0o777 == 0o750
         assert path.stat().st_mode & 0o777 == mode
@@ -105,7 +106,7 @@ def test_the_one_before_leaves_the_path_to_the_one_after(place: AgentSocket, pat
 def test_one_that_does_not_accept_is_told_after_a_while(
     place: AgentSocket, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshlb.agent_socket.CONNECT", 0.1)
+    monkeypatch.setattr("meshlb.handover.agent_socket.CONNECT", 0.1)
 
     def fill(stack: contextlib.ExitStack) -> None:
         for _ in range(20):

@@ -22,7 +22,7 @@ from meshlb.cli.top import screen
 from meshlb.cli.unit import unit
 from meshlb.cli.why import connection, published, reach, target
 from meshlb.errors import ConfigError, EngineError
-from meshlb.holder import Holder
+from meshlb.ports.holder import Holder
 
 
 def backend(number: int, state: str = "up") -> dict[str, Any]:

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from daemon import Daemon, Refusal, Request, running
 
-from meshlb.agent_socket import claim
 from meshlb.cli import main, offer
 from meshlb.cli.agent import install
 from meshlb.errors import MeshError
+from meshlb.handover.agent_socket import claim
 
 Run = Callable[..., Result]
 

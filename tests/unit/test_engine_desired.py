@@ -8,9 +8,10 @@ import pytest
 from fake_engine import FakeEngine
 from test_engine_source import WEB_TASK, Watcher, event, hurry, run, service, swarm_event, watch
 
-from meshlb import docker_follow, docker_view
-from meshlb.docker_view import PORTS_STAY, Ports, View
 from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service, Standing
+from meshlb.swarm import follow as docker_follow
+from meshlb.swarm import view as docker_view
+from meshlb.swarm.view import PORTS_STAY, Ports, View
 
 __all__ = ["hurry"]  # its waits are these tests' too
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fake_engine import recorded
 
-from meshlb.docker_events import PATIENCE, Event, Marks, parse_containers, parse_event
 from meshlb.model import BackendState
+from meshlb.swarm.events import PATIENCE, Event, Marks, parse_containers, parse_event
 
 DRAINING, DOWN, UP = BackendState.DRAINING, BackendState.DOWN, None
 TERM, KILL, HUP = Event("kill", "t", "15"), Event("kill", "t", "9"), Event("kill", "t", "1")

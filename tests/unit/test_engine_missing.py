@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshlb.docker_missing import HALF, LOST_STAYS, Missing
-from meshlb.docker_view import View
 from meshlb.model import BackendState, Node, Port, Service, Task
+from meshlb.swarm.missing import HALF, LOST_STAYS, Missing
+from meshlb.swarm.view import View
 
 UP, SUSPECTED, DRAINING = BackendState.UP, BackendState.SUSPECTED, BackendState.DRAINING
 OWN = "a"

@@ -20,9 +20,13 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, recorded
 
-from meshlb import docker_api, docker_engine, docker_follow, docker_view, engine
-from meshlb.engine import SwarmSource
 from meshlb.model import BackendState, Port, Protocol, Service, Snapshot
+from meshlb.swarm import api as docker_api
+from meshlb.swarm import follow as docker_follow
+from meshlb.swarm import sdk as docker_engine
+from meshlb.swarm import source as engine
+from meshlb.swarm import view as docker_view
+from meshlb.swarm.source import SwarmSource
 
 WEB_TASK = "qkvwfv97zv8nr3hcz6agfyl3f"  # web.1 of the recorded view, on the recorded worker
 NET, UTS = Path("/proc/self/ns/net"), Path("/proc/self/ns/uts")
@@ -562,7 +566,7 @@ def test_default_engine_needs_no_sdk() -> None:
     code = (
         "import sys; from meshlb import docker_engine\n"
         "assert docker_engine.find().address == '/var/run/docker.sock'\n"
-        "import meshlb.engine; assert 'docker' not in sys.modules and 'requests' not in sys.modules"
+        "import meshlb.swarm.source; assert 'docker' not in sys.modules and 'requests' not in sys.modules"
     )
     environment = {name: value for name, value in os.environ.items() if name != "DOCKER_HOST"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
@@ -803,7 +807,7 @@ def test_process_ends_while_the_engine_hangs(fake: FakeEngine) -> None:
     fake.mute.add("view")
     program = (
         "import asyncio, sys\n"
-        "from meshlb.engine import SwarmSource\n"
+        "from meshlb.swarm.source import SwarmSource\n"
         "async def main():\n"
         "    async with asyncio.timeout(0.5):\n"
         "        async for _ in SwarmSource(sys.argv[1]).snapshots(): pass\n"

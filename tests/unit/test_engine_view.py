@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from fake_engine import recorded
 
-from meshlb import docker_api
-from meshlb.docker_events import parse_containers
-from meshlb.docker_view import (
+from meshlb.errors import EngineError
+from meshlb.model import BackendState, Node, Port, Protocol, Service, Snapshot, Task
+from meshlb.swarm import api as docker_api
+from meshlb.swarm.events import parse_containers
+from meshlb.swarm.view import (
     NOBODY,
     Lists,
     View,
@@ -23,8 +25,6 @@ from meshlb.docker_view import (
     parse_view,
     snapshot,
 )
-from meshlb.errors import EngineError
-from meshlb.model import BackendState, Node, Port, Protocol, Service, Snapshot, Task
 
 MANAGER, WORKER = "10.211.0.1", "10.211.0.2"
 NAMESPACE = ("/run/ns", 7)

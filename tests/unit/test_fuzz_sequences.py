@@ -7,10 +7,10 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlb.docker_events import PATIENCE, Event, Marks
-from meshlb.docker_view import PORTS_STAY, Ports, View
 from meshlb.model import BackendState, Port, Service
-from meshlb.peer_message import Ledger, Version
+from meshlb.peers.message import Ledger, Version
+from meshlb.swarm.events import PATIENCE, Event, Marks
+from meshlb.swarm.view import PORTS_STAY, Ports, View
 
 versions = st.builds(Version, st.sampled_from("abc"), st.integers(0, 5))
 

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 from mesh import Mesh
 
-from meshlb import http
 from meshlb.counts import Statistics
 from meshlb.errors import ConfigError
+from meshlb.http import server as http
 from meshlb.model import (
     BackendState,
     Counters,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshlb.http_guard import refusal
+from meshlb.http.guard import refusal
 
 NAMES = frozenset({"node1"})
 

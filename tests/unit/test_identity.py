@@ -12,7 +12,7 @@ import pytest
 from swarm_ca import KEY_HEADERS, SwarmCA, certificates, identifier, lock
 
 from meshlb.errors import MeshError
-from meshlb.identity import (
+from meshlb.peers.identity import (
     MANAGER,
     WORKER,
     Identity,

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from meshlb.inherited import Inherited, by_address, name_of, place
-from meshlb.listen import Listeners, listening_sockets
 from meshlb.model import Port, PortState, Protocol
-from meshlb.takeover import Takeover
+from meshlb.ports.inherited import Inherited, by_address, name_of, place
+from meshlb.ports.listen import Listeners, listening_sockets
+from meshlb.ports.takeover import Takeover
 
 pytestmark = pytest.mark.usefixtures("given_back")
 

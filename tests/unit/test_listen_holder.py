@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from meshlb.holder import Holder, holder_of, listening_inodes
+from meshlb.ports.holder import Holder, holder_of, listening_inodes
 
 TCP = """\
   sl  local_address rem_address   st tx_queue:rx_queue tr:tm->when retrnsmt   uid  timeout inode

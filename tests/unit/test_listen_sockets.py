@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlb import listen
-from meshlb.listen import Listeners, Sockets, explained, listening_sockets
 from meshlb.model import Port, Protocol
-from meshlb.takeover import Takeover
+from meshlb.ports import listen
+from meshlb.ports.listen import Listeners, Sockets, explained, listening_sockets
+from meshlb.ports.takeover import Takeover
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def test_without_ipv6_in_the_kernel_ipv4_is_served(monkeypatch: pytest.MonkeyPat
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return real(family, kind)
 
-    monkeypatch.setattr("meshlb.listen.socket.socket", without_ipv6)
+    monkeypatch.setattr("meshlb.ports.listen.socket.socket", without_ipv6)
     with opened(count=2) as sockets:
         assert [each.family for each in sockets] == [socket.AF_INET, socket.AF_INET]
 

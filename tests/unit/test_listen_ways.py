@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 
 from meshlb.errors import PortError
-from meshlb.holder import Holder
-from meshlb.listen import Listeners, Opening, key, listening_sockets
+from meshlb.kernel.nft import PublishedPort, Redirects
 from meshlb.model import Port, PortState, Protocol
-from meshlb.nft import PublishedPort, Redirects
-from meshlb.takeover import Takeover
+from meshlb.ports.holder import Holder
+from meshlb.ports.listen import Listeners, Opening, key, listening_sockets
+from meshlb.ports.takeover import Takeover
 
 pytestmark = pytest.mark.usefixtures("given_back")
 

@@ -14,7 +14,9 @@ import aiohttp
 import pytest
 from made_up import HOSTILE, MadeUp
 
-from meshlb import http, http_events, live
+from meshlb.http import events as http_events
+from meshlb.http import live
+from meshlb.http import server as http
 from meshlb.model import BackendState, ChannelStatus, Status
 from meshlb.timeline import News, Timeline
 

@@ -20,11 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_cla
 from promtool import promtool
 from thread_time import cpu_of
 
-from meshlb import http, metrics_backend, scrape
 from meshlb.counts import Statistics
-from meshlb.exposition import CLASSIC, OPENMETRICS, text, wants_openmetrics
-from meshlb.metrics import families
-from meshlb.metrics_manual import manual
+from meshlb.http import scrape
+from meshlb.http import server as http
+from meshlb.metrics import backend as metrics_backend
+from meshlb.metrics.exposition import CLASSIC, OPENMETRICS, text, wants_openmetrics
+from meshlb.metrics.families import families
+from meshlb.metrics.manual import manual
+from meshlb.metrics.usage import Usage, usage
 from meshlb.model import (
     BackendState,
     ChannelStatus,
@@ -38,7 +41,6 @@ from meshlb.model import (
     Status,
 )
 from meshlb.table import Backend
-from meshlb.usage import Usage, usage
 
 Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
 TCP, UDP = Port(80, 8000), Port(53, 53, Protocol.UDP)
@@ -434,7 +436,7 @@ def test_the_usage_is_this_process() -> None:
 
 
 def test_usage_that_cannot_be_read_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshlb.usage._SELF", Path("/nowhere"))
+    monkeypatch.setattr("meshlb.metrics.usage._SELF", Path("/nowhere"))
     found = usage()
     assert (found.memory, found.descriptors, found.threads) == (0, 0, 0)
     assert found.cpu > 0

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from promtool import MONITORING, dashboard_queries, promtool
 
-from meshlb.metrics import families
+from meshlb.metrics.families import families
+from meshlb.metrics.usage import Usage
 from meshlb.model import SourceStatus, Status
-from meshlb.usage import Usage
 
 
 @pytest.mark.parametrize("name", ["prometheus.yml", "prometheus-http-sd.yml"])

@@ -12,7 +12,7 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from made_up import HOSTILE, MadeUp
 
-from meshlb import http
+from meshlb.http import server as http
 from meshlb.model import BackendState
 from meshlb.table import Table, build
 from meshlb.timeline import News, Timeline, of_tables

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from meshlb.allowance import (
+from meshlb.model import BackendState, Desired, Node
+from meshlb.peers.allowance import (
     BYTES,
     MESSAGES,
     MESSAGES_PER_SECOND,
@@ -13,10 +14,9 @@ from meshlb.allowance import (
     Allowance,
     pause_after,
 )
-from meshlb.identity import MANAGER, WORKER, IdentityError, Peer
-from meshlb.model import BackendState, Desired, Node
-from meshlb.peer_beliefs import Beliefs
-from meshlb.peer_message import Message, MessageError, Version
+from meshlb.peers.beliefs import Beliefs
+from meshlb.peers.identity import MANAGER, WORKER, IdentityError, Peer
+from meshlb.peers.message import Message, MessageError, Version
 
 DRAINING, DOWN = BackendState.DRAINING, BackendState.DOWN
 ONE, TWO = "10.0.0.1", "10.0.0.2"

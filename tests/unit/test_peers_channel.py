@@ -14,11 +14,11 @@ import pytest
 from channel import HERE, PACE, Agent, connected, run, running, shown, state, telling, until
 from swarm_ca import SwarmCA, lock
 
-from meshlb.identity import MANAGER, WORKER
 from meshlb.model import Desired
-from meshlb.peer_client import ahead
-from meshlb.peer_message import SUBPROTOCOL, TASKS, decode
-from meshlb.peers import Peers
+from meshlb.peers.channel import Peers
+from meshlb.peers.client import ahead
+from meshlb.peers.identity import MANAGER, WORKER
+from meshlb.peers.message import SUBPROTOCOL, TASKS, decode
 
 
 def test_what_a_manager_knows_reaches_a_worker(manager: Path, worker: Path) -> None:

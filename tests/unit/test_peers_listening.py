@@ -11,8 +11,8 @@ from aiohttp import web
 from channel import HERE, run, running, serving, state, until
 from swarm_ca import SwarmCA
 
-from meshlb.identity import MANAGER, WORKER, load
-from meshlb.peer_message import SUBPROTOCOL, Version, encode
+from meshlb.peers.identity import MANAGER, WORKER, load
+from meshlb.peers.message import SUBPROTOCOL, Version, encode
 
 
 def test_a_manager_that_freezes_is_left(manager: Path, worker: Path) -> None:

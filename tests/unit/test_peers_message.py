@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlb import peer_message
 from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, Service
-from meshlb.peer_message import (
+from meshlb.peers import message as peer_message
+from meshlb.peers.message import (
     MAX_NETWORKS,
     MAX_TASKS,
     Ledger,

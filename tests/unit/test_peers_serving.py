@@ -17,10 +17,10 @@ from aiohttp import WSMsgType
 from channel import HERE, PACE, connected, run, state, telling, until
 from swarm_ca import SwarmCA, certificates, identifier
 
-from meshlb import peer_server
-from meshlb.identity import MANAGER, WORKER, load
 from meshlb.model import Desired, Node, Service
-from meshlb.peer_message import decode
+from meshlb.peers import server as peer_server
+from meshlb.peers.identity import MANAGER, WORKER, load
+from meshlb.peers.message import decode
 
 
 def test_a_slow_reader_gets_the_newest_state(manager: Path, worker: Path) -> None:

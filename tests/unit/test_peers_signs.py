@@ -10,9 +10,9 @@ import time
 import pytest
 from waiting import eventually
 
-from meshlb.dial import Dials
-from meshlb.echo import Echo
-from meshlb.peer_wire import Wire
+from meshlb.peers.dial import Dials
+from meshlb.peers.echo import Echo
+from meshlb.peers.wire import Wire
 
 HERE = "127.0.0.1"
 

@@ -16,12 +16,12 @@ from aiohttp import WSMsgType, web
 from channel import HERE, PACE, THERE, Agent, connected, run, running, serving, state, telling, until
 from swarm_ca import SwarmCA, identifier
 
-from meshlb.allowance import MESSAGES
-from meshlb.dial import Dials
-from meshlb.identity import WORKER, load
 from meshlb.model import BackendState, Desired, Node, Remote
-from meshlb.peer_message import FORMER, SUBPROTOCOL, Version, decode, encode, encode_tasks
-from meshlb.peers import Peers
+from meshlb.peers.allowance import MESSAGES
+from meshlb.peers.channel import Peers
+from meshlb.peers.dial import Dials
+from meshlb.peers.identity import WORKER, load
+from meshlb.peers.message import FORMER, SUBPROTOCOL, Version, decode, encode, encode_tasks
 
 DRAINING, DOWN = BackendState.DRAINING, BackendState.DOWN
 

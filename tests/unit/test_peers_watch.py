@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from meshlb import peer_watch
-from meshlb.peer_watch import DEAD_AFTER, DIALLING, KEEPALIVE_SILENT, Watch
+from meshlb.peers import watch as peer_watch
+from meshlb.peers.watch import DEAD_AFTER, DIALLING, KEEPALIVE_SILENT, Watch
 
 ONE, TWO, SIX = "10.0.0.1", "10.0.0.2", "fd00::6"
 TICK = 0.125

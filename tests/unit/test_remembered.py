@@ -13,10 +13,10 @@ import pytest
 from channel import until
 from swarm_ca import SwarmCA
 
-from meshlb import remembered
-from meshlb.identity import load
 from meshlb.model import Desired, Port, Protocol, Service
-from meshlb.remembered import FILE, Memory
+from meshlb.peers.identity import load
+from meshlb.swarm import remembered
+from meshlb.swarm.remembered import FILE, Memory
 
 WEB = Service("s", "web", (Port(53, 5353, Protocol.UDP),), (), (("meshlb.balance", "source"),))
 

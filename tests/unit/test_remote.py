@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshlb.model import BackendState, Port, Prepared, Remote, Service, Snapshot, Task
-from meshlb.remote import lay_over
+from meshlb.swarm.remote import lay_over
 
 UP, SUSPECTED = BackendState.UP, BackendState.SUSPECTED
 DRAINING, DOWN = BackendState.DRAINING, BackendState.DOWN

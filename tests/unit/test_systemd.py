@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlb import systemd
+from meshlb.handover import systemd
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_dropping_waits_until_it_is_done(manager: socket.socket) -> None:
 def test_a_manager_that_does_nothing_is_waited_for_a_while(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("meshlb.systemd.PATIENCE", 0.01)
+    monkeypatch.setattr("meshlb.handover.systemd.PATIENCE", 0.01)
     now = 1000.0
     store = systemd.SystemdStore(lambda: now)
     store.drop(["a"])
@@ -83,7 +83,7 @@ def test_who_has_left_says_nothing_more(manager: socket.socket) -> None:
 
 CHILD = """
 import os, sys
-from meshlb import systemd
+from meshlb.handover import systemd
 os.environ.update(LISTEN_PID=sys.argv[1] or str(os.getpid()))
 os.environ.update(LISTEN_FDS=sys.argv[2], LISTEN_FDNAMES=sys.argv[3])
 found = systemd.passed_on()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from meshlb import nft
-from meshlb.ingress import IngressRules
+from meshlb.kernel import nft
+from meshlb.kernel.nft import NftChild, NftError, change, creation
 from meshlb.model import Protocol
-from meshlb.nft import NftChild, NftError, change, creation
-from meshlb.takeover import ENDED, Takeover, has_net_admin
+from meshlb.ports.ingress import IngressRules
+from meshlb.ports.takeover import ENDED, Takeover, has_net_admin
 
 TCP80, TCP443, UDP53 = (80, Protocol.TCP), (443, Protocol.TCP), (53, Protocol.UDP)
 

@@ -1,0 +1,1 @@
+"""From one agent of a node to the next, with all sockets."""

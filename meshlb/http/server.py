@@ -1,0 +1,165 @@
+"""The agent's HTTP server: the page, /healthz, and what programs read under /api/v1 (docs/api.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+import meshlb
+from meshlb.config import split_address
+from meshlb.counts import Statistics
+from meshlb.http import files
+from meshlb.http.events import Streams
+from meshlb.http.guard import refusal
+from meshlb.http.live import Live
+from meshlb.http.scrape import routes
+from meshlb.http.socket import BACKLOG, listening, url_of
+from meshlb.model import Status
+from meshlb.report import counts_document, health, health_document, status_document
+from meshlb.timeline import Timeline
+
+MAX_CONNECTIONS = 64
+LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
+PROBES = frozenset({"/healthz", "/readyz"})  # load balancers ask with any Host
+
+AskStatus = Callable[[], Awaitable[Status]]
+AskStatistics = Callable[[], Awaitable[Statistics]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serve(
+    address: str,
+    status: AskStatus,
+    sockets: Sequence[socket.socket] | None = None,
+    statistics: AskStatistics | None = None,
+    timeline: Timeline | None = None,
+) -> AsyncIterator[str]:
+    """Answer at `address` while the block runs. Gives the URL, or an empty text when `address` is empty.
+
+    `sockets` listen there already and stay the caller's. ConfigError when the address cannot be listened on.
+    """
+    if not address:
+        yield ""
+        return
+    mine = await listening(address) if sockets is None else [each.dup() for each in sockets]
+    live = Live(status, statistics, timeline or Timeline())
+    streams = Streams(live)
+    app = application(status, statistics, _names(address))
+    app.add_routes([web.get("/api/v1/events", streams.answer, allow_head=False)])
+    app.on_shutdown.append(streams.end)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        max_line_size=2048,
+        max_field_size=4096,
+        lingering_time=0,
+        shutdown_timeout=1,
+    )
+    await runner.setup()
+    door = _Door(cast("web.Server", runner.server), streams.protocols)
+    try:
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(door, sock=each, backlog=BACKLOG) for each in mine]
+        tasks = [asyncio.create_task(each) for each in (door.close_overdue(), live.run())]
+        try:
+            yield url_of(mine[0])
+        finally:
+            for task in tasks:
+                task.cancel()
+            for server in servers:
+                server.close()  # not wait_closed: it would wait for clients, which cleanup() ends
+    finally:
+        await runner.cleanup()
+
+
+def application(
+    status: AskStatus, statistics: AskStatistics | None = None, names: frozenset[str] = frozenset()
+) -> web.Application:
+    """What is answered at once. Whoever adds a page adds a route here. `names` are those of this node."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        now = await status()
+        return _json(health_document(now), 200 if health(now)[0] else 503)
+
+    async def status_page(_request: web.Request) -> web.Response:
+        return _json(status_document(await status()))
+
+    async def counts_page(_request: web.Request) -> web.Response:
+        if statistics is None:
+            raise web.HTTPNotFound
+        return _json(counts_document(await statistics()))
+
+    app = web.Application(client_max_size=1024, middlewares=[_guard(names)])
+    app.on_response_prepare.append(_prepare)
+    app.add_routes([web.get("/", files.answer), web.get("/page/{name}", files.answer)])
+    app.add_routes([web.get("/healthz", healthz), web.get("/api/v1/status", status_page)])
+    app.add_routes([web.get("/api/v1/counts", counts_page)])
+    app.add_routes(routes(status, statistics))  # /metrics, /readyz, /sd
+    return app
+
+
+def _names(address: str) -> frozenset[str]:
+    """Names by which this node's page may be asked for: its own, and that of --http."""
+    return frozenset({socket.gethostname().lower(), split_address(address)[0].lower()} - {""})
+
+
+def _guard(names: frozenset[str]) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        sentence = "" if request.path in PROBES else refusal(request.headers, names)
+        return web.Response(status=403, text=sentence) if sentence else await handler(request)
+
+    return guard
+
+
+async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()  # a connection kept alive is one that somebody else cannot have
+    response.headers["Server"] = f"meshlb/{meshlb.__version__}"
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = files.POLICY
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["Referrer-Policy"] = "no-referrer"
+
+
+def _json(document: dict[str, Any], status: int = 200) -> web.Response:
+    return web.json_response(document, status=status, dumps=lambda data: json.dumps(data, indent=2) + "\n")
+
+
+class _Door:
+    """Lets at most MAX_CONNECTIONS in and shows those out that stay longer than LIFETIME.
+
+    aiohttp has no limit of either kind: it waits for ever for a first request.
+    """
+
+    def __init__(self, server: web.Server, staying: set[Any]) -> None:
+        self._server, self._staying = server, staying  # `staying` may be there for longer
+
+    def __call__(self) -> asyncio.Protocol:
+        return self._server() if len(self._server.connections) < MAX_CONNECTIONS else _Refusal()
+
+    async def close_overdue(self) -> None:
+        """Two looks, LIFETIME apart: who was there at both is cut off."""
+        seen: set[Any] = set()
+        while True:
+            await asyncio.sleep(LIFETIME)
+            open_now = set(self._server.connections)
+            for connection in (seen & open_now) - self._staying:
+                connection.force_close()
+            seen = open_now
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        cast("asyncio.WriteTransport", transport).write(answer)
+        transport.close()

@@ -1,0 +1,54 @@
+"""Writes docs/metrics.md from the families themselves: `python -m meshlb.metrics.manual FILE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from meshlb.metrics.backend import MOST
+from meshlb.metrics.exposition import Family
+from meshlb.metrics.families import families
+from meshlb.metrics.usage import Usage
+from meshlb.model import SourceStatus, Status
+
+_HEAD = f"""\
+# Metrics
+
+What `GET /metrics` of every agent tells, as text or OpenMetrics by the Accept header, packed with gzip
+where that is accepted. Written by `scripts/reference` from what the agent writes.
+[examples/monitoring](../examples/monitoring/README.md) has rules, alerts and a dashboard for it.
+
+Nothing is counted for Prometheus: a scrape reads what the workers count anyway, and its text is written in
+a thread of its own, 200 ports with 50 backends each in about a tenth of a second. Counters begin with the
+agent, those of a port or a backend with its place in the table; `rate()` and `increase()` know that.
+The age of the table is `time() - meshlb_table_changed_timestamp_seconds`.
+
+**Cardinality.** On each node a published port has at most 100 series (78 of them in three histograms), a
+backend of it at most 9, a node 2. Series of tasks and services that are gone are gone. With more than
+{MOST} backends the others have none (`meshlb_backends_left_out`). Values of labels are cut at 128
+characters; what cannot be printed is escaped. Buckets end at 64 µs, 128 µs, … 268 s: a connection is in the
+first that it took less than.
+
+**Not told**, as the plane does not count it: the time that a turn of a worker's loop takes. Histograms are
+classic ones; native ones would need protobuf.
+
+Beside it: `/healthz` (503 while the agent ends or has nothing to go by), `/readyz` (503 also until the first
+table is served, and while no port of it is), `/sd` (all nodes' agents, for `http_sd_configs`).
+
+| metric | kind | labels | what it is |
+|---|---|---|---|
+"""
+
+
+def manual() -> str:
+    """The text of docs/metrics.md."""
+    found = families(Status("", SourceStatus("swarm", connected=True)), None, Usage())
+    return _HEAD + "".join(map(_line, found))
+
+
+def _line(family: Family) -> str:
+    return f"| `{family.sample_name}` | {family.kind} | {', '.join(family.labels)} | {family.help} |\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(manual(), encoding="utf-8")

@@ -1,0 +1,89 @@
+"""Which of the things that other agents say are believed. Pure.
+
+Of a node that was dialled at some address: what it says of tasks that run at that address by gossip's word,
+and what services are meant to be if its certificate is a manager's. Nothing if that certificate is of another
+node than the one that managers list at the address, or if it has said something newer before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meshlb.model import BackendState, Desired, Node, Prepared
+from meshlb.peers.identity import IdentityError, Peer
+from meshlb.peers.message import Ledger, Message, MessageError
+
+_DEAD = BackendState.DOWN
+
+
+class Beliefs:
+    """What was heard of whom. `kept` is how many seconds the states of tasks outlive a connection."""
+
+    def __init__(self, kept: float) -> None:
+        self._kept = kept
+        self._ledger = Ledger()
+        self._tasks: dict[str, dict[str, BackendState]] = {}
+        self._prepared: dict[str, Prepared] = {}
+        self._connected: dict[str, float] = {}  # when last
+        self.hosts: Mapping[str, str] = {}  # the address of the node that runs a task
+        self.nodes: tuple[Node, ...] = ()  # as managers list them
+        self.heard = self.stale = self.foreign = 0
+
+    def hear(self, address: str, peer: Peer, message: Message, now: float) -> Desired | None:
+        """Take a message of the node at `address`; what services are meant to be, if it has told that.
+
+        IdentityError or MessageError when the connection to whoever says this should end.
+        """
+        self._check(address, peer, message)
+        self.connected(address, now)
+        if not self._ledger.is_news((peer.node_id, address, message.part), message.version):
+            self.stale += 1
+            return None
+        self.heard += 1
+        if message.tasks is not None:
+            self._tasks[address] = self._buried(address) | self._own(address, message.tasks)
+            self._prepared[address] = message.prepared
+        return message.desired
+
+    def connected(self, address: str, now: float) -> None:
+        """There is a connection to the node at `address`."""
+        self._connected[address] = now
+
+    def tasks(self, now: float) -> dict[str, Mapping[str, BackendState]]:
+        """The states of tasks, by the addresses of their nodes. They end some time after the connection."""
+        for address in [a for a, last in self._connected.items() if now - last > self._kept]:
+            del self._connected[address]
+        return {address: told for address, told in self._tasks.items() if told and address in self._connected}
+
+    def prepared(self) -> dict[str, Prepared]:
+        """What nodes have prepared, by their addresses; after `tasks`. Only a task's own node is asked."""
+        return {
+            address: told
+            for address, told in self._prepared.items()
+            if told.tasks and address in self._connected
+        }
+
+    def forget(self) -> None:
+        """All of it: the node is in another Swarm."""
+        self._tasks.clear()
+        self._prepared.clear()
+        self._connected.clear()
+        self.nodes = ()
+
+    def _check(self, address: str, peer: Peer, message: Message) -> None:
+        listed = {node.id for node in self.nodes if node.address == address}
+        if listed and peer.node_id not in listed:
+            raise IdentityError(f"the node {peer.node_id} is not the one that managers list at {address}")
+        if message.desired is not None and not peer.manager:
+            raise MessageError("it tells what services are meant to be, and is not a manager")
+
+    def _buried(self, address: str) -> dict[str, BackendState]:
+        """Tasks that were told to be dead, for as long as gossip shows them here: the node's own may not."""
+        before = self._tasks.get(address, {})
+        return {task: state for task, state in before.items() if state is _DEAD and task in self.hosts}
+
+    def _own(self, address: str, told: Mapping[str, BackendState]) -> dict[str, BackendState]:
+        """Without the tasks of which gossip says that another node runs them."""
+        own = {task: state for task, state in told.items() if self.hosts.get(task, address) == address}
+        self.foreign += len(told) - len(own)
+        return own

@@ -1,0 +1,1 @@
+"""The Swarm as a source of snapshots."""

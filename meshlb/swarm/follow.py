@@ -1,0 +1,458 @@
+"""One session with one engine: everything listed once, then kept current until it fails or is ended.
+
+Two threads: the caller of `run` polls, and one daemon thread reads the event stream and wakes it. State is
+the polling thread's alone; events reach it through a bounded queue whose overflow only means "list again".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from meshlb.errors import EngineError
+from meshlb.model import Desired, Snapshot, Standing, Wanted
+from meshlb.swarm import events as docker_events
+from meshlb.swarm import view as docker_view
+from meshlb.swarm.api import AnswerError, Connection, Engine, parse
+from meshlb.swarm.events import Event, Marks
+from meshlb.swarm.missing import Missing
+from meshlb.swarm.view import Lists, Membership, Ports, View
+
+LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
+TASKS_EVERY = 0.25  # seconds between its lists of tasks while they may change:
+TASKS_STIR = 15.0  # so long after a service or a node did, and through every rolling update
+MEMBERSHIP_EVERY = 60.0  # seconds between looks at who the managers are
+CATCH_UP = 60.0  # seconds that an engine which has come back may need to hear of the others (37 were seen)
+HOT = 1.0  # seconds after an event in which the view is asked for more often:
+HOT_INTERVAL = 0.05  # gossip follows an event by a tenth of a second
+SHORTEST = 0.02  # seconds between two polls, whatever happens
+WAITING_EVENTS = 1000
+EVENTS_AGAIN = (0.25, 5.0)  # seconds before the event stream is asked for again
+
+NO_INGRESS = "no ingress network: on a manager, docker network create --ingress --driver overlay ingress"
+
+_NSFS = Path("/proc/self/ns/net").stat().st_dev  # the file system that namespaces are files of
+_TASKS_PATH = "/tasks?filters=" + quote(json.dumps({"desired-state": ["running"]}))
+_NETWORKS_PATH = "/networks?filters=" + quote(json.dumps({"scope": ["swarm"]}))
+
+
+class NotInSwarm(EngineError):  # noqa: N818  # a state, and the only one that empties the table
+    """The engine answers and says that this node is in no swarm."""
+
+
+class Doubt(EngineError):  # noqa: N818  # a reason to look again
+    """What the engine says on this connection may be its last words: ask anew before believing it.
+
+    A dockerd that shuts down closes its listener, then leaves the swarm's gossip, and on connections from
+    before it goes on answering, with an empty network and "inactive".
+    """
+
+
+class NotReady(EngineError):  # noqa: N818  # a state, not a failure
+    """The engine answers, but has no ingress network to follow."""
+
+
+@dataclass
+class Known:
+    """What outlives a session: the last view, a manager's lists, the namespace, who this node is."""
+
+    membership: Membership | None = None
+    view: View | None = None
+    lists: Lists | None = None
+    advice: Lists | None = None  # another agent's, from a manager
+    namespace_id: int = 0
+
+
+class Session:
+    """Follows one engine. `publish` gets a snapshot whenever an input of it has changed."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        known: Known,
+        publish: Callable[[Snapshot], None],
+        stand: Callable[[Standing], None] = lambda standing: None,
+        recall: Callable[[str], Desired | None] = lambda root: None,
+        *,
+        namespace: Path,
+        interval: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._known, self._publish, self._stand, self._namespace = known, publish, stand, namespace
+        self._recall = recall
+        self._interval, self._clock = interval, clock
+        self._polling, self._listening = engine.connection(), engine.connection()
+        self._over, self._wake = threading.Event(), threading.Event()
+        self._events: deque[Event] = deque()
+        self._marks = Marks()
+        self._network = ""
+        self._fingerprint: tuple[object, ...] = ()
+        self._hosts: Mapping[str, str] = {}
+        self._looked_at: Lists | None = None
+        self._showing: frozenset[str] = frozenset()  # services, of what was looked at last
+        self._fresh = View()  # as the engine last gave it
+        self._shown = self._steady = (
+            View()
+        )  # the same with the tasks that it misses; with its ports kept as well
+        self._missing = Missing()
+        self._earlier: View | None = None  # what was known before this session, until gossip has caught up
+        self._catch_up_until = 0.0
+        self._lists_due = self._lists_asked = 0.0
+        self._tasks_due = self._stir_until = 0.0
+        self._membership_due = 0.0
+        self._advised = threading.Event()
+        self._ports = Ports()
+        self._standing = Standing()
+        self._containers_due = True
+        self._hot_until = 0.0
+        self.events_problem = ""
+        self.lists_problem = ""
+        self.containers_problem = ""
+
+    @property
+    def problem(self) -> str:
+        """One sentence about what works only half, empty when all is well."""
+        return self.lists_problem or self.events_problem or self.containers_problem
+
+    def run(self, started: Callable[[], None]) -> None:
+        """Follow until `end` is called; EngineError when the engine fails. `started` says that it works."""
+        version = self._polling.negotiate()
+        self._polling.speak(version)
+        self._listening.speak(version)
+        self._learn_membership()
+        self._remember_advice()
+        self._network = docker_view.find_ingress(self._get(_NETWORKS_PATH))
+        if not self._network:
+            raise NotReady(NO_INGRESS)
+        self._earlier, self._catch_up_until = self._known.view, self._clock() + CATCH_UP
+        listener = threading.Thread(target=self._listen, name="meshlb-events", daemon=True)
+        self._tick()
+        started()
+        listener.start()
+        while not self._over.is_set():
+            self._wait()
+            try:
+                self._tick()
+            except (NotInSwarm, NotReady) as state:
+                raise Doubt(str(state)) from state
+
+    def end(self) -> None:
+        """End the session from any thread: requests under way fail at once."""
+        self._over.set()
+        self._wake.set()
+        self._polling.interrupt()
+        self._listening.interrupt()
+
+    def refresh(self) -> None:
+        """Look again at everything, now; from any thread."""
+        self._again()
+
+    def advise(self, desired: Desired) -> None:
+        """Take what a manager knows, from any thread. It counts where this node is none itself."""
+        self._known.advice = docker_view.from_desired(desired)
+        self._advised.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Give the polling socket back. For the thread that called `run`; the listener closes its own."""
+        self.end()
+        self._polling.close()
+
+    def _learn_membership(self) -> None:
+        membership = docker_view.parse_membership(self._get("/info"))
+        self._known.membership = membership
+        if membership.state == "inactive":
+            raise NotInSwarm("this node is not in a swarm: run meshlb init or meshlb join")
+        if membership.state == "locked":
+            raise NotReady("this node's swarm is locked: run docker swarm unlock")
+        if membership.state == "error":
+            raise NotReady(f"this node's swarm has failed ({membership.error}); see journalctl -u docker")
+        if membership.state != "active":
+            raise NotReady(
+                "this node is not a working part of its swarm yet; see docker node ls on a manager"
+            )
+
+    def _remember_advice(self) -> None:
+        """Until a manager is heard, what was heard last before this start is the best there is."""
+        if self._known.advice is None and self._known.membership is not None:
+            recalled = self._recall(self._known.membership.root)
+            self._known.advice = docker_view.from_desired(recalled) if recalled else None
+
+    def _wait(self) -> None:
+        hot = self._clock() < self._hot_until
+        if self._wake.wait(HOT_INTERVAL if hot else self._interval):
+            time.sleep(SHORTEST)  # a storm of events is one poll
+
+    def _tick(self) -> None:
+        """Bring everything up to date, and publish if anything may have changed."""
+        self._wake.clear()
+        now = self._clock()
+        changed = self._take_events(now)
+        changed |= self._ask_containers(now)
+        body = self._view_body()
+        fingerprint = docker_view.fingerprint(body)
+        if fingerprint != self._fingerprint:
+            self._fresh = self._checked(docker_view.parse_view(parse(body, "the ingress network")))
+            changed = True
+        changed |= self._look_for_missing(now)
+        changed |= self._ask_lists(now) | self._ask_tasks(now) | self._take_advice()
+        self._take_standing(now)
+        changed |= self._remember_ports(now)
+        changed |= self._catching_up(now) | self._prune(now) | self._look_at_namespace()
+        if changed or not self._fingerprint:
+            self._publish(self._combined())
+        self._fingerprint = fingerprint  # last: what failed half-way is done again
+
+    def _view_body(self) -> bytes:
+        try:
+            return self._polling.get(f"/networks/{self._network}?verbose=true")
+        except AnswerError as error:
+            if error.status != 404:
+                raise
+            raise NotReady(NO_INGRESS) from error  # and the next session finds out why
+
+    def _checked(self, view: View) -> View:
+        """`view`, unless the engine has left gossip or not joined it: then it shows an empty network."""
+        if not view.peers:
+            raise NotReady("the engine has not joined the swarm's gossip yet; see journalctl -u docker")
+        return view
+
+    def _take_events(self, now: float) -> bool:
+        """Apply what the listener has left; True if a mark may have changed."""
+        marked = False
+        while self._events:
+            event = self._events.popleft()
+            self._hot_until = now + HOT
+            if event.task:
+                self._marks.apply(event, now)
+                marked = True
+            else:
+                self._lists_due = self._tasks_due = now
+                self._stir_until = now + TASKS_STIR
+        return marked
+
+    def _ask_containers(self, now: float) -> bool:
+        if not self._containers_due:
+            return False
+        self._containers_due = False
+        try:
+            found = self._get(docker_events.CONTAINERS_PATH)
+        except AnswerError as error:
+            self.containers_problem = f"the health of local tasks is known late: {error}"
+            return False
+        self.containers_problem = ""
+        self._marks.replace(docker_events.parse_containers(found), now)
+        return True
+
+    def _ask_lists(self, now: float) -> bool:
+        """Refresh a manager's lists when due, or when gossip shows a service that they lack."""
+        lists = self._known.lists
+        strange = lists is not None and any(
+            service.name not in lists.services for service in self._fresh.services
+        )
+        due = min(self._lists_due, self._lists_asked + HOT) if strange else self._lists_due
+        if now < due:
+            return False
+        self._lists_asked, self._lists_due = now, now + LISTS_EVERY
+        try:
+            new = docker_view.parse_lists(self._get("/services"), self._get("/nodes"))
+        except AnswerError as error:
+            return self._without_lists(error)
+        self.lists_problem = ""
+        carried = docker_view.carry_lists(lists, new, self._shown)
+        self._known.lists = replace(carried, stopping=lists.stopping if lists else frozenset())
+        return self._known.lists != lists
+
+    def _ask_tasks(self, now: float) -> bool:
+        """On a manager, and while tasks may change: which of them are about to be stopped."""
+        lists = self._known.lists
+        if lists is None or now < self._tasks_due:
+            return False
+        stirring = lists.updating or now < self._stir_until
+        self._tasks_due = now + (TASKS_EVERY if stirring else LISTS_EVERY)
+        try:
+            wanted = docker_view.parse_wanted(self._get(_TASKS_PATH))
+        except AnswerError as error:
+            self.lists_problem = f"tasks that are about to stop are known late: {error}"
+            return False
+        stopping = docker_view.stopping(self._fresh, lists.services, wanted)
+        self._known.lists = replace(lists, stopping=stopping)
+        return stopping != lists.stopping
+
+    def _take_advice(self) -> bool:
+        advised = self._advised.is_set()
+        self._advised.clear()
+        return advised
+
+    def _take_standing(self, now: float) -> None:
+        """Tell the channel between agents where this node stands, when that has changed."""
+        if now >= self._membership_due:
+            if self._membership_due:
+                self._learn_membership()
+            self._membership_due = now + MEMBERSHIP_EVERY
+        membership, lists = self._known.membership, self._known.lists
+        if membership is None:
+            return
+        desired = docker_view.to_desired(lists) if lists else None
+        peers = tuple(node.address for node in self._shown.peers)
+        states = dict(self._marks.states())
+        standing = Standing(
+            membership.root,
+            self._own_address,
+            membership.managers,
+            peers,
+            desired,
+            states,
+            self._hosts,
+            os.fspath(self._namespace.with_name(f"1-{self._network[:10]}")),  # libnetwork's name for it
+            self._missing.lost,
+            self._wanted(),
+        )
+        if standing != self._standing:
+            self._standing = standing
+            self._stand(standing)
+
+    def _wanted(self) -> Wanted:
+        """What is to be prepared here, so that tasks see clients' own addresses."""
+        lists = self._lists
+        if lists is not self._looked_at:
+            self._looked_at, self._showing = lists, docker_view.showing(lists.services if lists else {})
+        if not self._showing:
+            return Wanted()
+        services = (service for service in self._shown.services if service.name in self._showing)
+        own = (task for service in services for task in service.tasks if task.node == self._own_address)
+        tasks = tuple(sorted((task.id, task.address) for task in own))
+        return Wanted(True, tasks, self._fresh.ingress, os.fspath(self._namespace))
+
+    def _look_for_missing(self, now: float) -> bool:
+        """Whether what gossip has ceased to show is something else now."""
+        before, self._shown = self._shown, self._missing.remember(self._fresh, self._own_address, now)
+        if self._shown == before:
+            return False
+        self._hosts = docker_view.hosts(self._shown)
+        return True
+
+    def _remember_ports(self, now: float) -> bool:
+        """Where no manager tells the ports, keep those that gossip shows now and then."""
+        if self._lists is not None:
+            self._steady = self._shown
+            return False
+        before, self._steady = self._steady, self._ports.remember(self._shown, now)
+        return self._steady != before
+
+    @property
+    def _lists(self) -> Lists | None:
+        """What managers know: by ourselves, or by advice."""
+        return self._known.lists or self._known.advice
+
+    def _without_lists(self, error: AnswerError) -> bool:
+        """A worker has no lists; a manager that cannot give them keeps the last."""
+        had = self._known.lists
+        if error.status in (403, 406, 503) and not self._is_manager():
+            self.lists_problem = ""
+            self._known.lists = None
+        else:
+            self.lists_problem = f"ports and labels may be out of date: {error}"
+        return self._known.lists != had
+
+    def _is_manager(self) -> bool:
+        before = self._known.membership
+        if self._known.lists is not None or before is None or before.manager:
+            self._learn_membership()  # it may have been demoted, or the managers may have lost their quorum
+        membership = self._known.membership
+        return membership is not None and membership.manager
+
+    def _catching_up(self, now: float) -> bool:
+        """Whether the earlier view has just ceased to matter."""
+        earlier = self._earlier
+        if earlier is None:
+            return False
+        waiting = {task.node for service in earlier.services for task in service.tasks} - {
+            self._own_address,
+            "",
+        }
+        if now < self._catch_up_until and waiting - self._fresh.heard:
+            return False
+        self._earlier = None
+        return True
+
+    def _prune(self, now: float) -> bool:
+        before = self._marks.states()
+        if not before:
+            return False
+        shown = {task.id for service in self._fresh.services for task in service.tasks}
+        self._marks.prune(shown, now)
+        return self._marks.states() != before
+
+    def _look_at_namespace(self) -> bool:
+        """Note the namespace's inode; while it is not there (the engine restarts) the last one stays."""
+        with contextlib.suppress(OSError):
+            found = self._namespace.stat()
+            # dockerd first creates a plain file and then mounts the namespace on it.
+            if found.st_dev == _NSFS and found.st_ino != self._known.namespace_id:
+                self._known.namespace_id = found.st_ino
+                return True
+        return False
+
+    def _combined(self) -> Snapshot:
+        view, known = self._steady, self._known
+        if self._earlier is not None:
+            view = docker_view.carry_tasks(self._earlier, view, self._own_address, self._lists)
+        known.view = view
+        membership = known.membership or Membership("")
+        namespace = (os.fspath(self._namespace), known.namespace_id)
+        result = docker_view.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
+        if known.namespace_id:
+            return result
+        missing = (
+            f"{self._namespace} is not there: the agent needs the host's /run/docker/netns to reach tasks"
+        )
+        return replace(result, problems=(*result.problems, missing))
+
+    @property
+    def _own_address(self) -> str:
+        return self._known.membership.node.address if self._known.membership else ""
+
+    def _get(self, path: str) -> object:
+        return parse(self._polling.get(path), path.partition("?")[0])
+
+    def _listen(self) -> None:
+        """The listener's thread: the event stream, again and again until the session is over."""
+        delay = EVENTS_AGAIN[0]
+        while not self._over.is_set():
+            try:
+                self._hear(self._listening)
+                delay = EVENTS_AGAIN[0]
+                self.events_problem = "the engine ended its event stream; changes are seen by polling alone"
+            except EngineError as error:
+                self.events_problem = f"changes are seen by polling alone: {error}"
+            self._over.wait(delay)
+            delay = min(delay * 2, EVENTS_AGAIN[1])
+        self._listening.close()
+
+    def _hear(self, connection: Connection) -> None:
+        lines = connection.lines(docker_events.PATH)
+        self.events_problem = ""
+        self._again()  # what happened before the stream began is in the lists alone
+        for line in lines:
+            event = docker_events.parse_event(line)
+            if event is None:
+                continue
+            if len(self._events) < WAITING_EVENTS:
+                self._events.append(event)
+                self._wake.set()
+            else:
+                self._again()
+
+    def _again(self) -> None:
+        self._lists_due = self._tasks_due = 0.0
+        self._containers_due = True
+        self._wake.set()

@@ -1,0 +1,1 @@
+"""Clients' own addresses, kept on the way to tasks."""

@@ -1,0 +1,87 @@
+"""The way back of answers to clients' own addresses, where this node's sockets to tasks are.
+
+A socket that is bound to a client's address (IP_TRANSPARENT) gets its answers only if they are taken for this
+host's own: a table of nftables marks what belongs to such a socket, and a route delivers what is marked.
+The table belongs to a child of the agent and vanishes with it; the route serves marked packets alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from meshlb.kernel import routing
+from meshlb.kernel.nft import TABLE, NftChild, NftError, own_table
+from meshlb.kernel.visit import Enter, visit
+
+MARK = 0x4D4C0000  # of answers; the lower half is 0, see `task_ways`
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """Makes the way back in one namespace at a time. Its calls block; one thread at a time calls."""
+
+    def __init__(self, enter: Enter, start: Callable[[], NftChild] = NftChild) -> None:
+        self.problem = ""  # one sentence; empty while there is a way, or none is wanted
+        self._enter, self._start = enter, start
+        self._child: NftChild | None = None
+        self._path = Path()
+        self._inode = 0
+
+    def open(self, path: Path) -> bool:
+        """Make the way, in the namespace whose file is at `path`. Whether there is one."""
+        try:
+            inode = path.stat().st_ino
+            if self._child and self._child.alive and (self._path, self._inode) == (path, inode):
+                visit(path, self._enter, lambda: routing.to_here(MARK))  # an agent that has ended took it
+                return True
+            self.close()
+            self._child = visit(path, self._enter, self._made)
+        except (NftError, OSError) as error:
+            self._fault(error)
+            return False
+        self._path, self._inode, self.problem = path, inode, ""
+        return True
+
+    def close(self) -> None:
+        """Take the way back, but for the route where another agent has a table there."""
+        if self._child is None:
+            return
+        self._child.end()
+        self._child = None
+        try:
+            if self._path.stat().st_ino == self._inode:
+                visit(self._path, self._enter, _forget)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.debug("the namespace %s has gone before its route: %s", self._path, error)
+
+    def _made(self) -> NftChild:
+        child = self._start()
+        try:
+            # After Docker's own marks, at -150, which are for what comes to a published port.
+            chain = "type filter hook prerouting priority -149"
+            child.run(
+                f"add table {own_table()} {{ flags owner; chain answers {{ {chain}; "
+                f"meta nfproto ipv4 socket transparent 1 meta mark set {MARK:#x}; }}; }}"
+            )
+            routing.to_here(MARK)  # last: an agent that ends removes it where it sees no table
+        except BaseException:
+            child.end()
+            raise
+        return child
+
+    def _fault(self, error: NftError | OSError) -> None:
+        problem = f"clients' own addresses cannot be shown from this node: {error}"
+        if problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
+
+
+def _forget() -> None:
+    """The tables' names tell whether another agent is here: all begin with the same word."""
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=5, check=False)
+    if TABLE not in listed.stdout:
+        routing.remove(MARK)

@@ -1,0 +1,122 @@
+"""The ways of a task's answers to clients' own addresses: back to the node that each connection came through.
+
+In the task's network namespace, which is Docker's, a table of nftables and a route for each ingress host:
+
+    in    from an ingress host's hardware address, and from outside of the overlay: the connection gets
+          that host's mark, and a conntrack zone of its own, so that a client's address and port that come
+          through two nodes at once stay two connections: the kernel then gives one another port
+    out   a packet of a connection that has a mark gets it, and is sent to the host whose mark it is
+
+All else goes as it went before. The mark's lower half is that of the host's address. The table has no owner:
+connections go on while an agent is replaced.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshlb.kernel import routing
+from meshlb.kernel.nft import NftError
+from meshlb.kernel.visit import Enter, visit
+from meshlb.transparent.answers import MARK
+
+TABLE = "ip meshlb_client_address"
+MOST_HOSTS = 256
+LONGEST_PREFIX = 16  # of the overlay: a larger one has hosts whose addresses' lower halves are the same
+PATIENCE = 5.0  # seconds that nft may take
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a task's network ends: the file of its namespace, and its interface at the ingress overlay."""
+
+    path: Path
+    interface: str
+    network: ipaddress.IPv4Network
+
+
+def hardware(host: str) -> str:
+    """The hardware address that Docker gives a host of the overlay."""
+    return "02:42:" + ipaddress.IPv4Address(host).packed.hex(":")
+
+
+def mark(host: str) -> int:
+    """What connections through this host are marked with."""
+    return MARK | int(ipaddress.IPv4Address(host)) & 0xFFFF
+
+
+def prepare(place: Place, hosts: Collection[str], before: Collection[str], enter: Enter) -> None:
+    """Make the ways to these hosts, and no others. `before` are those made earlier. OSError or NftError."""
+    if place.network.prefixlen < LONGEST_PREFIX:
+        raise NftError(f"the ingress network {place.network} is larger than /{LONGEST_PREFIX}")
+    if len(hosts) > MOST_HOSTS:
+        raise NftError(f"there are {len(hosts)} nodes; {MOST_HOSTS} are supported")
+
+    def work() -> None:
+        for host in hosts:
+            routing.to_host(mark(host), host, place.interface)
+        _loosen(place.interface)
+        _nft(f"add table {TABLE}\ndelete table {TABLE}\n{_table(place, sorted(hosts))}")
+        _forget(set(before) - set(hosts))
+
+    visit(place.path, enter, work)
+
+
+def remove(place: Place, hosts: Collection[str], enter: Enter) -> None:
+    """Take them away. OSError or NftError."""
+
+    def work() -> None:
+        _nft(f"add table {TABLE}\ndelete table {TABLE}\n")
+        _forget(hosts)
+
+    visit(place.path, enter, work)
+
+
+def _forget(hosts: Collection[str]) -> None:
+    for host in hosts:
+        routing.remove(mark(host))
+
+
+def _loosen(interface: str) -> None:
+    """A strict reverse path filter would drop clients that are not routed through the overlay."""
+    base = Path("/proc/sys/net/ipv4/conf")
+    values = [int((base / name / "rp_filter").read_text()) for name in ("all", interface)]
+    if max(values) == 1:
+        (base / interface / "rp_filter").write_text("2")
+
+
+def _table(place: Place, hosts: Collection[str]) -> str:
+    marks = _elements(hosts, lambda host: f"{mark(host):#x}")
+    zones = _elements(hosts, lambda host: str(mark(host) & 0xFFFF))
+    where = f'iifname "{place.interface}" ip saddr != {place.network}'
+    return (
+        f"table {TABLE} {{\n"
+        f"chain zones {{ type filter hook prerouting priority -300; {where} "
+        f"ct original zone set ether saddr map {{ {zones} }}; }}\n"
+        f"chain marks {{ type filter hook prerouting priority -150; {where} "
+        f"ct direction original ct mark set ether saddr map {{ {marks} }}; }}\n"
+        f"chain ports {{ type nat hook input priority 100; }}\n"
+        f"chain answers {{ type route hook output priority -150; "
+        f"ct mark & 0xffff0000 == {MARK:#x} meta mark set ct mark; }}\n"
+        "}\n"
+    )
+
+
+def _elements(hosts: Collection[str], value: Callable[[str], str]) -> str:
+    return ", ".join(f"{hardware(host)} : {value(host)}" for host in hosts)
+
+
+def _nft(text: str) -> None:
+    """Have the commands done as one transaction."""
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise NftError(f"nft has not answered for {PATIENCE:g} s") from None
+    if done.returncode:
+        raise NftError(done.stderr.partition("Error: ")[2].partition("\n")[0] or done.stderr[:200])
