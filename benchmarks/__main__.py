@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -153,7 +154,13 @@ def main(arguments: Sequence[str]) -> int:
     return run(plan, options.output)
 
 
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has background jobs ignore the first
+        signal.signal(number, _interrupted)
     try:
         sys.exit(main(sys.argv[1:]))
     except RuntimeError as error:

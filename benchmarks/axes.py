@@ -125,6 +125,15 @@ def _record_cpu(stage: Stage, target: Target, axis: str, cpu: Used, done: float)
     if target.pids():
         stage.record(axis, CPU, "µs", target.name, cpu.own * 1e6 / done)
     stage.record(axis, "CPU of the machine", "µs", target.name, cpu.machine * 1e6 / done)
+    _record_idle(stage, target, axis, cpu)
+
+
+def _record_idle(stage: Stage, target: Target, axis: str, cpu: Used) -> None:
+    """Who has nothing left to give is the bottleneck: the proxy, or the load generator and the server."""
+    for whose, cpus in (("the proxy's", stage.proxy_cpus), ("the ends'", stage.end_cpus)):
+        if cpus:
+            left = median([cpu.idle[int(number)] for number in cpus.split(",")])
+            stage.record(axis, f"idle, {whose} cores", "%", target.name, left * 100)
 
 
 AXES: dict[str, Axis] = {

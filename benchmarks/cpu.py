@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -15,16 +16,20 @@ class Used:
 
     own: float = 0.0
     machine: float = 0.0
+    idle: Mapping[int, float] = field(default_factory=dict)  # each CPU's, of the time
 
 
 @contextlib.contextmanager
 def used(pids: Iterable[int]) -> Iterator[Used]:
     """What the processes and the machine use until the block ends."""
-    watched, found = list(pids), Used()
-    own, machine = sum(map(_of_process, watched)), _of_machine()
+    watched, found, begun = list(pids), Used(), time.monotonic()
+    own, busy, idle = sum(map(_of_process, watched)), *_of_cpus()
     yield found
     found.own = sum(map(_of_process, watched)) - own
-    found.machine = _of_machine() - machine
+    busy_now, idle_now = _of_cpus()
+    found.machine = sum(busy_now.values()) - sum(busy.values())
+    elapsed = max(time.monotonic() - begun, 1e-9)
+    found.idle = {cpu: min(1.0, (idle_now[cpu] - idle[cpu]) / elapsed) for cpu in idle_now}
 
 
 def _of_process(pid: int) -> float:
@@ -37,8 +42,15 @@ def _of_process(pid: int) -> float:
     return total / 1e9
 
 
-def _of_machine() -> float:
-    """Everything but idling and waiting for disks, interrupts included."""
-    fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    user, nice, system, _idle, _iowait, irq, softirq, _steal = fields
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+def _of_cpus() -> tuple[dict[int, float], dict[int, float]]:
+    """Seconds that each CPU has worked, interrupts included, and that it has idled or waited for disks."""
+    busy, idle = {}, {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("cpu") and line[3].isdigit():
+            name, *fields = line.split()[:9]
+            user, nice, system, idling, waiting, irq, softirq, _steal = (
+                int(value) / os.sysconf("SC_CLK_TCK") for value in fields
+            )
+            cpu = int(name.removeprefix("cpu"))
+            busy[cpu], idle[cpu] = user + nice + system + irq + softirq, idling + waiting
+    return busy, idle

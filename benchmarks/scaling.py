@@ -19,7 +19,7 @@ from benchmarks.tools import counted_calls, dumped, memory_of_kernel, start_endp
 
 Scaling = Callable[[Stage, Peer], None]
 PORT = 21000
-BACKENDS, PORTS, CONNECTIONS = (1, 1000), (1, 500), (0, 4000)
+BACKENDS, PORTS, CONNECTIONS = (1, 1000), (1, 500), (0, 9000)
 IDLE, CHAIN = 2000, 5
 SCRIPT = 400  # connections of the exact counts
 

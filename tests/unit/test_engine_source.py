@@ -564,8 +564,8 @@ def test_permission_denied(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) ->
 def test_default_engine_needs_no_sdk() -> None:
     """8 MB and a tenth of a second that a node's own agent does not spend."""
     code = (
-        "import sys; from meshlb import docker_engine\n"
-        "assert docker_engine.find().address == '/var/run/docker.sock'\n"
+        "import sys; from meshlb.swarm import sdk\n"
+        "assert sdk.find().address == '/var/run/docker.sock'\n"
         "import meshlb.swarm.source; assert 'docker' not in sys.modules and 'requests' not in sys.modules"
     )
     environment = {name: value for name, value in os.environ.items() if name != "DOCKER_HOST"}
