@@ -21,7 +21,7 @@ from meshlb.handover import systemd
 from meshlb.handover.giving import Conversation, HandoverError
 from meshlb.handover.place import Place, unless
 from meshlb.handover.replacement import Upgrade
-from meshlb.http.socket import listening, url_of
+from meshlb.http.socket import listening, open_to_all, url_of
 from meshlb.model import Snapshot, SourceStatus, Status
 from meshlb.ports.inherited import HTTP
 from meshlb.process import Signals
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import socket
 
     from meshlb.advice import Advice
+    from meshlb.http.access import Access
 
 PORTS_FIRST = 0.5  # seconds that the status page waits for the first table
 log = logging.getLogger("meshlb.agent")  # __name__ is __main__ under python -m
@@ -93,6 +94,7 @@ def _become_keeper() -> None:
 def _check(config: Config) -> int:
     if config.config is None:
         raise click.UsageError("--check needs --config FILE")
+    _access(config)
     table = build(load(config.config))
     for problem in table.problems:
         click.echo(f"meshlb-agent: {config.config}: {problem}", err=True)
@@ -119,7 +121,7 @@ def _serve(config: Config, replace: bool) -> int:
 async def _compose(config: Config, replace: bool) -> None:
     """The real parts, from the settings; each is imported only by who uses it."""
     passed_on = systemd.passed_on()  # first: what is opened from here on could be taken for it
-    source = _source(config)
+    source, access = _source(config), _access(config)
     process.raise_file_limit()
     from meshlb.plane import Plane as RealPlane  # noqa: PLC0415
     from meshlb.ports.listen import Listeners  # noqa: PLC0415
@@ -134,7 +136,7 @@ async def _compose(config: Config, replace: bool) -> None:
         try:
             await asyncio.to_thread(place.claim, replace)
             plane = RealPlane(config.workers, listeners=listeners)
-            await run(config, source, plane, signals, place=place, channel=channel)
+            await run(config, source, plane, signals, place=place, channel=channel, access=access)
         finally:
             await asyncio.to_thread(listeners.shutdown)
             await asyncio.to_thread(leave)
@@ -147,6 +149,15 @@ def _source(config: Config) -> Source:
     from meshlb.swarm.source import SwarmSource  # noqa: PLC0415  # a file needs no engine
 
     return SwarmSource()
+
+
+def _access(config: Config) -> Access | None:
+    """What --http asks of who comes from elsewhere; None for nothing."""
+    if not (config.http_certificate or config.http_key or config.http_users):
+        return None
+    from meshlb.http.access import Access  # noqa: PLC0415  # TLS that most agents start without
+
+    return Access(config.http_certificate, config.http_key, config.http_users)
 
 
 def _channel(config: Config, source: Source) -> tuple[Channel, Leave]:
@@ -196,6 +207,7 @@ async def run(
     *,
     place: Place | None = None,
     channel: Channel = contextlib.nullcontext,
+    access: Access | None = None,
 ) -> None:
     """Serve what the source says until a signal asks to stop or another agent takes over, then drain."""
     serving, place = Serving(plane), place or Place()
@@ -212,7 +224,7 @@ async def run(
                 work = serving.run(), _reload(source, signals.reload), _announce(serving), place.tidy(serving)
                 parts += [group.create_task(part) for part in (*work, serving.watch())]
                 await unless(signals.stop, place.settle(serving))
-                await doors.enter_async_context(_status_page(config, serving, status, sockets))
+                await doors.enter_async_context(_status_page(config, serving, status, sockets, access))
                 await doors.enter_async_context(channel())
                 upgrade = Upgrade(signals.upgrade)
                 upgrading = group.create_task(upgrade.run())
@@ -236,12 +248,19 @@ async def _take_place(
     sockets = await listening(config.http, place.inherited.take(HTTP))
     place.keep(HTTP, sockets)
     log.info("meshlb-agent %s started", meshlb.__version__, extra=_details(config, source, sockets))
+    tls, password = config.http_certificate is not None, config.http_users is not None
+    if warning := open_to_all(config.http, sockets, tls, password):
+        log.warning("%s", warning)
     return sockets
 
 
 @contextlib.asynccontextmanager
 async def _status_page(
-    config: Config, serving: Serving, status: AskStatus, sockets: list[socket.socket]
+    config: Config,
+    serving: Serving,
+    status: AskStatus,
+    sockets: list[socket.socket],
+    access: Access | None,
 ) -> AsyncIterator[None]:
     """The page, while inside; after the ports, where those are soon served: it takes half of the start."""
     with contextlib.suppress(TimeoutError):
@@ -249,7 +268,7 @@ async def _status_page(
             await serving.first.wait()
     from meshlb.http import server as http  # noqa: PLC0415
 
-    async with http.serve(config.http, status, sockets, serving.statistics, serving.timeline):
+    async with http.serve(config.http, status, sockets, serving.statistics, serving.timeline, access=access):
         yield
 
 
@@ -293,7 +312,7 @@ def _details(config: Config, source: Source, sockets: list[socket.socket]) -> di
     return logs.fields(
         source=config.config or source.status().kind,
         takeover=config.takeover,
-        status=url_of(sockets[0]) if sockets else "off",
+        status=url_of(sockets[0], config.http_certificate is not None) if sockets else "off",
     )
 
 

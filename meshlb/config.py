@@ -34,6 +34,9 @@ class Config:
     loop: str = "auto"  # auto | uvloop | asyncio; auto is uvloop where it is installed
     socket: Path | None = Path("/run/meshlb/agent.sock")  # where it is asked to hand over; None for nowhere
     linger: float = math.inf  # seconds that a handover leaves to connections that the old agent has
+    http_certificate: Path | None = None  # TLS at --http, for who asks from elsewhere; PEM
+    http_key: Path | None = None  # of that certificate; None where it is in the same file
+    http_users: Path | None = None  # names with hashes of passwords, for who asks from elsewhere
 
 
 _DEFAULTS = Config()
@@ -100,6 +103,25 @@ _OPTIONS = (
         show_default=True,
         callback=_address,
         help="Where the page of this node, GET /healthz and GET /api/v1/status answer; off for nowhere.",
+    ),
+    _option(
+        "--http-certificate",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Speak TLS at --http with this certificate (PEM, with what its issuer adds). Files of --http-* "
+        "are read again when they change; who asks from this node itself needs neither TLS nor a password.",
+    ),
+    _option(
+        "--http-key",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="The certificate's key; by default it is in the same file.",
+    ),
+    _option(
+        "--http-users",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Who may read at --http: lines that `meshlb agent password NAME` prints.",
     ),
     _option(
         "--peers",

@@ -21,6 +21,7 @@ from meshlb.cli.template import Template
 from meshlb.cli.unit import unit
 from meshlb.errors import ConfigError, MeshError
 from meshlb.handover import agent_socket
+from meshlb.http import users
 
 UNIT = Path("/etc/systemd/system/meshlb-agent.service")
 SOCKET = "/run/meshlb/agent.sock"
@@ -153,6 +154,24 @@ def _signal(pid: int, number: signal.Signals) -> None:
         raise MeshError(f"the agent (process {pid}) is another user's: run this as root") from None
     except ProcessLookupError:
         raise MeshError(f"the agent (process {pid}) has ended meanwhile") from None
+
+
+@agent.command("password", options_metavar="")
+@click.argument("name")
+def password(name: str) -> None:
+    """Print a line for the agent's --http-users: a user's name and a hash of the password that is asked for.
+
+    Where no terminal is, the password is a line of standard input.
+    """
+    users.checked_name(name)
+    click.echo(f"{name}:{users.hashed(_asked_password(name))}")
+
+
+def _asked_password(name: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    found: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True, err=True)
+    return found
 
 
 @agent.command("install", options_metavar="[OPTIONS]")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
+from urllib.parse import unquote, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 
@@ -19,6 +20,8 @@ DEFAULT = "http://127.0.0.1:9377"
 PATIENCE = 10.0  # seconds
 LARGEST = 64 * 2**20  # bytes of an answer
 
+_EXAMPLE = "MESHLB_AGENT=https://NAME:PASSWORD@node2:9377"
+
 Json = dict[str, Any]
 
 
@@ -28,9 +31,10 @@ class AgentError(MeshError):
 
 @dataclass(frozen=True, slots=True)
 class AgentView:
-    """The agent at `url`."""
+    """The agent at `url`; `password` is what it is told of who asks, `NAME:PASSWORD`."""
 
     url: str
+    password: str = field(default="", repr=False)
 
     def status(self) -> Json:
         """/api/v1/status: ports, services with their backends, nodes, problems."""
@@ -43,9 +47,11 @@ class AgentView:
     def _get(self, path: str) -> Json:
         # The environment's proxies are for the world outside, not for this node.
         try:
-            with build_opener(ProxyHandler({})).open(self.url + path, timeout=PATIENCE) as answer:
+            with build_opener(ProxyHandler({})).open(self._request(path), timeout=PATIENCE) as answer:
                 found = json.loads(answer.read(LARGEST))
         except HTTPError as error:
+            if error.code in (401, 429):
+                raise AgentError(f"the agent at {self.url} asks for a password: {_EXAMPLE}") from error
             raise AgentError(f"what answers at {self.url} is not a meshlb-agent that knows {path}") from error
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
@@ -60,17 +66,22 @@ class AgentView:
             raise AgentError(f"what answers at {self.url} is not a meshlb-agent")
         return found
 
+    def _request(self, path: str) -> Request:
+        coded = base64.b64encode(self.password.encode()).decode()
+        return Request(self.url + path, headers={"Authorization": f"Basic {coded}"} if self.password else {})  # noqa: S310
+
 
 def _view(text: str) -> AgentView:
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
-        good = parts.scheme == "http" and bool(parts.hostname) and parts.port is not None
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port is not None
     except ValueError:
         good = False
     if not good:
         raise ConfigError(f'"{text}" is not ADDRESS:PORT, such as 127.0.0.1:9377')
-    return AgentView(url.rstrip("/"))
+    who, at, place = parts.netloc.rpartition("@")
+    return AgentView(f"{parts.scheme}://{place}{parts.path.rstrip('/')}", unquote(who) if at else "")
 
 
 option = click.option(
@@ -80,5 +91,5 @@ option = click.option(
     show_default="MESHLB_AGENT, or 127.0.0.1:9377",
     metavar="ADDRESS:PORT",
     type=Parsed(_view, "address"),
-    help="Where the agent's --http is",
+    help="Where the agent's --http is; https://NAME:PASSWORD@ADDRESS:PORT where it asks for that",
 )

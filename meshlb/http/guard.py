@@ -14,10 +14,13 @@ from urllib.parse import urlsplit
 LOCAL = frozenset({"localhost", "ip6-localhost"})
 
 
-def refusal(headers: Mapping[str, str], names: frozenset[str]) -> str:
-    """Why this request is refused; empty when it is not. `names` are those of this node, in small letters."""
+def refusal(headers: Mapping[str, str], names: frozenset[str] | None) -> str:
+    """Why this request is refused; empty when it is not.
+
+    `names` are those of this node, in small letters; with None every Host will do.
+    """
     host = headers.get("Host", "")
-    if host and not _is_ours(host, names):
+    if names is not None and host and not _is_ours(host, names):
         return "this agent answers by an address, or by the name of its node: no other Host\n"
     origin = headers.get("Origin", "")
     if origin and _origin_host(origin) != host.lower():
@@ -25,6 +28,11 @@ def refusal(headers: Mapping[str, str], names: frozenset[str]) -> str:
     if headers.get("Sec-Fetch-Site", "none") in {"none", "same-origin"} or _is_link(headers):
         return ""
     return "no other website may read this\n"
+
+
+def is_here(peer: str, own: str) -> bool:
+    """Whether a connection from `peer` to `own` comes from this machine: others cannot have such a source."""
+    return peer == own or (_is_address(peer) and ipaddress.ip_address(peer).is_loopback)
 
 
 def _is_ours(host: str, names: frozenset[str]) -> bool:

@@ -16,17 +16,17 @@ import meshlb
 from meshlb.config import split_address
 from meshlb.counts import Statistics
 from meshlb.http import files
+from meshlb.http.access import Access, Verdict
+from meshlb.http.door import Door, open_doors
 from meshlb.http.events import Streams
-from meshlb.http.guard import refusal
+from meshlb.http.guard import is_here, refusal
 from meshlb.http.live import Live
 from meshlb.http.scrape import routes
-from meshlb.http.socket import BACKLOG, listening, url_of
+from meshlb.http.socket import listening, url_of
 from meshlb.model import Status
 from meshlb.report import counts_document, health, health_document, status_document
 from meshlb.timeline import Timeline
 
-MAX_CONNECTIONS = 64
-LIFETIME = 15.0  # seconds from connect to answer; who is slower is cut off
 PROBES = frozenset({"/healthz", "/readyz"})  # load balancers ask with any Host
 
 AskStatus = Callable[[], Awaitable[Status]]
@@ -41,6 +41,8 @@ async def serve(
     sockets: Sequence[socket.socket] | None = None,
     statistics: AskStatistics | None = None,
     timeline: Timeline | None = None,
+    *,
+    access: Access | None = None,
 ) -> AsyncIterator[str]:
     """Answer at `address` while the block runs. Gives the URL, or an empty text when `address` is empty.
 
@@ -52,7 +54,8 @@ async def serve(
     mine = await listening(address) if sockets is None else [each.dup() for each in sockets]
     live = Live(status, statistics, timeline or Timeline())
     streams = Streams(live)
-    app = application(status, statistics, _names(address))
+    access = access or Access()
+    app = application(status, statistics, _names(address), access)
     app.add_routes([web.get("/api/v1/events", streams.answer, allow_head=False)])
     app.on_shutdown.append(streams.end)
     runner = web.AppRunner(
@@ -65,24 +68,26 @@ async def serve(
         shutdown_timeout=1,
     )
     await runner.setup()
-    door = _Door(cast("web.Server", runner.server), streams.protocols)
+    door = Door(cast("web.Server", runner.server), streams.protocols, access)
     try:
-        loop = asyncio.get_running_loop()
-        servers = [await loop.create_server(door, sock=each, backlog=BACKLOG) for each in mine]
+        closing = await open_doors(mine, door, access)
         tasks = [asyncio.create_task(each) for each in (door.close_overdue(), live.run())]
         try:
-            yield url_of(mine[0])
+            yield url_of(mine[0], access.context is not None)
         finally:
             for task in tasks:
                 task.cancel()
-            for server in servers:
-                server.close()  # not wait_closed: it would wait for clients, which cleanup() ends
+            for close in closing:
+                close()
     finally:
         await runner.cleanup()
 
 
 def application(
-    status: AskStatus, statistics: AskStatistics | None = None, names: frozenset[str] = frozenset()
+    status: AskStatus,
+    statistics: AskStatistics | None = None,
+    names: frozenset[str] = frozenset(),
+    access: Access | None = None,
 ) -> web.Application:
     """What is answered at once. Whoever adds a page adds a route here. `names` are those of this node."""
 
@@ -98,7 +103,7 @@ def application(
             raise web.HTTPNotFound
         return _json(counts_document(await statistics()))
 
-    app = web.Application(client_max_size=1024, middlewares=[_guard(names)])
+    app = web.Application(client_max_size=1024, middlewares=[_guard(names), _password(access or Access())])
     app.on_response_prepare.append(_prepare)
     app.add_routes([web.get("/", files.answer), web.get("/page/{name}", files.answer)])
     app.add_routes([web.get("/healthz", healthz), web.get("/api/v1/status", status_page)])
@@ -115,10 +120,36 @@ def _names(address: str) -> frozenset[str]:
 def _guard(names: frozenset[str]) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        sentence = "" if request.path in PROBES else refusal(request.headers, names)
+        ours = None if request.secure else names  # no other website has our certificate
+        sentence = "" if request.path in PROBES else refusal(request.headers, ours)
         return web.Response(status=403, text=sentence) if sentence else await handler(request)
 
     return guard
+
+
+def _password(access: Access) -> Middleware:
+    """Whoever asks from elsewhere says one, where one is wanted; /readyz says nothing that is worth it."""
+
+    @web.middleware
+    async def password(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not access.password or request.path == "/readyz" or _is_here(request):
+            return await handler(request)
+        verdict = await access.judge(request.headers.get("Authorization", ""), request.remote or "")
+        return await handler(request) if verdict is Verdict.WELCOME else _turned_away(verdict)
+
+    return password
+
+
+def _is_here(request: web.Request) -> bool:
+    own: Any = request.transport.get_extra_info("sockname") if request.transport else None
+    return bool(own) and is_here(request.remote or "", str(own[0]))
+
+
+def _turned_away(verdict: Verdict) -> web.Response:
+    if verdict is Verdict.TOO_OFTEN:
+        return web.Response(status=429, text="too many wrong passwords; wait\n", headers={"Retry-After": "5"})
+    asked = {"WWW-Authenticate": 'Basic realm="meshlb", charset="UTF-8"'}
+    return web.Response(status=401, text="this agent asks for a name and a password\n", headers=asked)
 
 
 async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:
@@ -133,33 +164,3 @@ async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:
     return web.json_response(document, status=status, dumps=lambda data: json.dumps(data, indent=2) + "\n")
-
-
-class _Door:
-    """Lets at most MAX_CONNECTIONS in and shows those out that stay longer than LIFETIME.
-
-    aiohttp has no limit of either kind: it waits for ever for a first request.
-    """
-
-    def __init__(self, server: web.Server, staying: set[Any]) -> None:
-        self._server, self._staying = server, staying  # `staying` may be there for longer
-
-    def __call__(self) -> asyncio.Protocol:
-        return self._server() if len(self._server.connections) < MAX_CONNECTIONS else _Refusal()
-
-    async def close_overdue(self) -> None:
-        """Two looks, LIFETIME apart: who was there at both is cut off."""
-        seen: set[Any] = set()
-        while True:
-            await asyncio.sleep(LIFETIME)
-            open_now = set(self._server.connections)
-            for connection in (seen & open_now) - self._staying:
-                connection.force_close()
-            seen = open_now
-
-
-class _Refusal(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        cast("asyncio.WriteTransport", transport).write(answer)
-        transport.close()

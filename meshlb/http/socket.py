@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import Any
 
 from meshlb.config import split_address
@@ -66,7 +67,21 @@ def _bound(family: int, place: tuple[Any, ...]) -> socket.socket:
     return sock
 
 
-def url_of(listener: socket.socket) -> str:
+def open_to_all(address: str, sockets: Iterable[socket.socket], tls: bool, password: bool) -> str:
+    """What to tell whoever has the page listen beyond loopback; empty where there is nothing to tell."""
+    if (tls and password) or all(ip_address(each.getsockname()[0]).is_loopback for each in sockets):
+        return ""
+    if password:
+        return f"--http {address}: passwords cross the network unencrypted; add --http-certificate"
+    add = "--http-users" if tls else "--http-certificate and --http-users"
+    return (
+        f"--http {address}: everybody who reaches it reads names of services, tasks and nodes; add {add}, "
+        "or have a firewall let in only who may"
+    )
+
+
+def url_of(listener: socket.socket, secure: bool = False) -> str:
     """Where to look."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

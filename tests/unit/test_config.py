@@ -71,6 +71,9 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         "loop": "asyncio",
         "socket": "/tmp/agent.sock",
         "linger": "2.5",
+        "http_certificate": "page.crt",
+        "http_key": "page.key",
+        "http_users": "users",
     }
     assert set(texts) == set(Config.__dataclass_fields__)
     wanted = Config(
@@ -86,6 +89,9 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         "asyncio",
         Path("/tmp/agent.sock"),
         2.5,
+        Path("page.crt"),
+        Path("page.key"),
+        Path("users"),
     )
     assert parse(*(f"--{name.replace('_', '-')}={text}" for name, text in texts.items())) == wanted
     assert parse(**{f"MESHLB_{name.upper()}": text for name, text in texts.items()}) == wanted

@@ -14,6 +14,7 @@ from mesh import Mesh
 
 from meshlb.counts import Statistics
 from meshlb.errors import ConfigError
+from meshlb.http import door
 from meshlb.http import server as http
 from meshlb.model import (
     BackendState,
@@ -236,7 +237,7 @@ async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def test_a_crowd_is_refused_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(door, "MAX_CONNECTIONS", 3)
 
     async def scenario(url: str) -> None:
         crowd = [await connect(url) for _ in range(3)]
@@ -253,7 +254,7 @@ def test_a_crowd_is_refused_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch
 
 
 def test_who_never_asks_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "LIFETIME", 0.05)
+    monkeypatch.setattr(door, "LIFETIME", 0.05)
 
     async def scenario(url: str) -> None:
         reader, writer = await connect(url)

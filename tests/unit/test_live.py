@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from made_up import HOSTILE, MadeUp
 
+from meshlb.http import door, live
 from meshlb.http import events as http_events
-from meshlb.http import live
 from meshlb.http import server as http
 from meshlb.model import BackendState, ChannelStatus, Status
 from meshlb.timeline import News, Timeline
@@ -209,7 +209,7 @@ async def _end(reader: asyncio.StreamReader) -> int:
 def test_listeners_outlive_the_time_for_an_answer_and_end_with_the_agent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http, "LIFETIME", 0.1)
+    monkeypatch.setattr(door, "LIFETIME", 0.1)
     mesh = MadeUp({"web": 1})
 
     async def run() -> None:
