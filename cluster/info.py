@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Info:
-    """The node, its machine and its engine."""
+    """The node, its machine and its engine; `whole` is all that the engine says, in its own names."""
 
     swarm: Membership
     server_version: str
@@ -47,6 +47,7 @@ class Info:
     memory: int
     name: str
     root_dir: str
+    whole: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @verb
@@ -70,6 +71,7 @@ def from_json(found: dict[str, Any], certificate: bytes = b"") -> Info:
         memory=int(found.get("MemTotal", 0)),
         name=str(found.get("Name", "")),
         root_dir=str(found.get("DockerRootDir", "")),
+        whole=found,
     )
 
 

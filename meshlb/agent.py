@@ -23,6 +23,7 @@ from meshlb.handover.place import Place, unless
 from meshlb.handover.replacement import Upgrade
 from meshlb.http.socket import listening, open_to_all, url_of
 from meshlb.model import Snapshot, SourceStatus, Status
+from meshlb.orderbook import OrderBook
 from meshlb.ports.inherited import HTTP
 from meshlb.process import Signals
 from meshlb.serving import Plane, Serving, connections
@@ -210,7 +211,7 @@ async def run(
     access: Access | None = None,
 ) -> None:
     """Serve what the source says until a signal asks to stop or another agent takes over, then drain."""
-    serving, place = Serving(plane), place or Place()
+    serving, place = Serving(plane, OrderBook(config.state_dir)), place or Place()
 
     async def status() -> Status:
         return await serving.status(source.status())
@@ -222,7 +223,7 @@ async def run(
                 parts = [group.create_task(_follow(source, serving))]
                 sockets = await _take_place(config, source, serving, place, signals.stop)
                 work = serving.run(), _reload(source, signals.reload), _announce(serving), place.tidy(serving)
-                parts += [group.create_task(part) for part in (*work, serving.watch())]
+                parts += [group.create_task(part) for part in (*work, serving.watch(), serving.keep())]
                 await unless(signals.stop, place.settle(serving))
                 await doors.enter_async_context(_status_page(config, serving, status, sockets, access))
                 await doors.enter_async_context(channel())

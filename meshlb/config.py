@@ -25,7 +25,7 @@ class Config:
     config: Path | None = None  # a static TOML file instead of the Swarm
     http: str = "127.0.0.1:9377"  # where the page and /healthz answer; empty for nowhere
     peers: str = "0.0.0.0:7947"  # where other nodes' agents reach this one; empty for no channel
-    state_dir: Path | None = Path("/var/lib/meshlb")  # for what managers told last; None for nowhere
+    state_dir: Path | None = Path("/var/lib/meshlb")  # for what is known at the next start; None for nowhere
     workers: int = 0  # threads that move bytes; 0 is one per core
     takeover: str = "auto"  # auto | always | never
     drain: float = 30.0  # seconds that SIGTERM leaves to established connections
@@ -139,8 +139,8 @@ _OPTIONS = (
         default=str(_DEFAULTS.state_dir),
         show_default=True,
         callback=_directory,
-        help="Where the protocols and labels that managers told last are kept, for a start while no manager "
-        "is there; off for nowhere.",
+        help="Where an agent that starts finds what is drained and paused, and the protocols and labels that "
+        "managers told last; off for nowhere. Agents that run side by side need one each.",
     ),
     _option(
         "--workers",

@@ -58,12 +58,15 @@ class Orders:
         return f"{what} is {VERBS[verb]}: no new connections from this node; {_rest(verb, own)}"
 
     def told(self) -> dict[str, str]:
-        """All of them, for the agent that takes over."""
+        """All of them, for the disk and for the agent that takes over."""
         return {task: order.state.value for task, order in self._orders.items()}
 
     def adopt(self, told: object, now: float) -> None:
-        """Those of the agent before; what is no order is left out."""
-        for task, state in list(told.items())[:MOST] if isinstance(told, dict) else ():
+        """These instead of those known so far; what is no order is left out. None tells nothing."""
+        if not isinstance(told, dict):
+            return
+        self._orders.clear()
+        for task, state in list(told.items())[:MOST]:
             if state in (BackendState.DRAINED, BackendState.PAUSED) and len(str(task)) <= _LONGEST:
                 self._orders[str(task)] = _Order(BackendState(state), now)
 

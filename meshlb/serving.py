@@ -16,6 +16,7 @@ from meshlb import changes, timeline
 from meshlb.counts import Statistics
 from meshlb.errors import MeshError
 from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
+from meshlb.orderbook import OrderBook
 from meshlb.orders import Orders
 from meshlb.ports.inherited import Named
 from meshlb.table import Table, build
@@ -23,6 +24,7 @@ from meshlb.table import Table, build
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
 CALM = 30.0
 WATCH = 2.0  # seconds between two looks whether clients wait
+DISK = 5.0  # seconds that whoever gives an order waits for it to be written
 # A port that another process held is served this soon after it is free: soon after a change, when somebody
 # watches, and later less often, for a look costs some 20 ms of a core.
 FAILED, STILL_FAILED = 2.0, 10.0
@@ -89,7 +91,7 @@ class Serving:
     what was served before goes on being served.
     """
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, book: OrderBook | None = None) -> None:
         self.snapshot = Snapshot()
         self.table = Table()
         self.ports: tuple[PortStatus, ...] = ()
@@ -102,6 +104,9 @@ class Serving:
         self.timeline = timeline.Timeline()  # what happened, for the page
         self._plane = plane
         self.orders = Orders()
+        self._book = book or OrderBook()
+        self._keeping = asyncio.Lock()
+        self._applied_orders = asyncio.Event()
         self._newest: Snapshot | None = None
         self._applied: Snapshot | None = None  # `snapshot`, before the orders were laid over it
         self._wake = asyncio.Event()
@@ -116,6 +121,7 @@ class Serving:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plane")
 
     async def __aenter__(self) -> Self:
+        self.orders.adopt(await asyncio.to_thread(self._book.recall), time.monotonic())
         await self._call(self._plane.start)
         return self
 
@@ -164,6 +170,13 @@ class Serving:
             except Exception:
                 log.exception("the plane does not say how it is")
 
+    async def keep(self) -> None:
+        """Have the orders on disk follow those that hold; never ends. Tables never wait for a disk."""
+        while True:
+            await self._applied_orders.wait()
+            self._applied_orders.clear()
+            await self._keep_orders()
+
     async def order(self, verb: str, backend: str, force: bool) -> str:
         """Drain, pause or undrain a backend. Gives a sentence once that is so; MeshError refuses."""
         async with self.still:
@@ -174,7 +187,8 @@ class Serving:
             self._wake.set()
             await self._apply(self._newest)
         log.info("%s", sentence, extra={"fields": {"order": verb}})
-        return sentence
+        problem = await self._keep_orders()
+        return f"{sentence}; a crash of the agent would end that: {problem}" if problem else sentence
 
     def ordered(self) -> dict[str, str]:
         """What has been ordered, for the agent that takes over."""
@@ -273,6 +287,15 @@ class Serving:
         self._changed_at = asyncio.get_running_loop().time()
         self._tables, self._last_table = self._tables + 1, round(time.time(), 3)
         self.first.set()
+        self._applied_orders.set()
+
+    async def _keep_orders(self) -> str:
+        """Have those that hold now outlive this process. Gives what is against it, in words."""
+        try:
+            async with asyncio.timeout(DISK), self._keeping:
+                return await asyncio.to_thread(self._book.keep, self.orders.told())
+        except TimeoutError:
+            return "the disk does not answer"
 
     async def _recheck(self) -> None:
         self._now_served(await self._call(self._plane.recheck))

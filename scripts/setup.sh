@@ -22,6 +22,7 @@ lab_packages() {
 build_packages() {
     command -v gcc >/dev/null || echo gcc libc6-dev
     command -v strace >/dev/null || echo strace # the tests count system calls with it
+    command -v tmux >/dev/null || echo tmux # what a terminal shows they look at in one
     python_is_good python3 || echo python3 python3-venv python3-dev
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -13,6 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 
+from meshlb.cli.mesh_rows import Look
 from meshlb.cli.parameters import Parsed
 from meshlb.errors import ConfigError, MeshError
 
@@ -43,6 +45,10 @@ class AgentView:
     def counts(self) -> Json:
         """/api/v1/counts: what was counted of each port and backend."""
         return self._get("/api/v1/counts")
+
+    def look(self) -> Look:
+        """Both, and when that was."""
+        return Look(self.status(), self.counts(), time.monotonic())
 
     def _get(self, path: str) -> Json:
         # The environment's proxies are for the world outside, not for this node.

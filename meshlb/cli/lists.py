@@ -111,7 +111,7 @@ def for_create(function: F) -> F:
 def for_update(function: F) -> F:
     """Adds the flags of `service update`."""
     for name, flag in reversed(FLAGS.items()):
-        what = flag.help[:1].lower() + flag.help[1:]
+        what = _within_a_sentence(flag.help)
         click.option(
             f"--{name}-rm",
             _remove(name),
@@ -123,6 +123,11 @@ def for_update(function: F) -> F:
             f"--{name}-add", _add(name), multiple=True, type=flag.read, help=f"Add or update {what}"
         )(function)
     return function
+
+
+def _within_a_sentence(text: str) -> str:
+    """`Ulimits: …` as `ulimits: …`; `DNS servers` stay as they are."""
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _add(name: str) -> str:

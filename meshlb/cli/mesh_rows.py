@@ -22,7 +22,6 @@ HEADERS = {
     "Failed": "FAILED",
     "Reason": "REASON",
 }
-TABLE = [name for name in HEADERS if name not in ("Rate",)]
 
 
 @dataclass(frozen=True, slots=True)

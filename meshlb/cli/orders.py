@@ -26,7 +26,7 @@ def drain(backend: str, force: bool, socket_: Path) -> None:
 
     BACKEND is a task's name, the beginning of its id, or ADDRESS:PORT, as `meshlb ps` shows them. Connections
     that it has go on as long as the policy's `drain` lets them. That holds while the task lives, or until
-    `meshlb undrain`; an agent that takes over knows of it. Other nodes have agents of their own.
+    `meshlb undrain`; the next agent knows of it, after a crash too. Other nodes have agents of their own.
 
     \b
     Examples:

@@ -13,6 +13,7 @@ from meshlb.cli.humanize import size
 from meshlb.cli.parameters import Parsed
 from meshlb.cli.program import INTERRUPTED, Connection, Verb
 from meshlb.cli.swarm_manage import show_key
+from meshlb.cli.template import Template
 from meshlb.cluster import info as node_info
 from meshlb.cluster import swarm
 from meshlb.cluster.client import APIClient, address
@@ -141,22 +142,35 @@ def join_token(connection: Connection, role: str, rotate: bool, quiet: bool) -> 
 
 
 @click.command(cls=Verb)
-@click.option("--format", "format_", type=click.Choice(["json"]), help="Print JSON")
+@click.option(
+    "-f", "--format", "format_", default="", metavar="FORMAT", help="json or TEMPLATE ({{.Swarm.NodeID}} …)"
+)
 @click.pass_obj
-def info(connection: Connection, format_: str | None) -> None:
-    """Show what this node is, and what it knows of its swarm."""
+def info(connection: Connection, format_: str) -> None:
+    """Show what this node is, and what it knows of its swarm.
+
+    \b
+    Examples:
+      meshlb info
+      meshlb info --format '{{.Swarm.NodeAddr}}'
+    """
+    template = Template(format_) if format_ not in ("", "json") else None
     found = node_info.info(connection.open())
-    if format_:
+    if template:
+        click.echo(template.fill(as_json(found)))
+    elif format_:
         click.echo(json.dumps(as_json(found), ensure_ascii=False))
     else:
         click.echo("\n".join(as_lines(found)))
 
 
 def as_json(found: node_info.Info) -> dict[str, Any]:
-    """The node in docker's own names; what a worker cannot know is null."""
+    """The node in docker's own names, and what we know beyond them; what a worker cannot know is null."""
     member = found.swarm
     return {
+        **found.whole,
         "Swarm": {
+            **(found.whole.get("Swarm") or {}),
             "LocalNodeState": member.state,
             "Error": member.error,
             "NodeID": member.node_id,

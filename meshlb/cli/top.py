@@ -65,7 +65,7 @@ def _looks(agent: AgentView, delay: float) -> Iterator[tuple[Look, Look | None]]
     """The agent's looks, each with the one before; the caller waits in between."""
     before = None
     while True:
-        look = Look(agent.status(), agent.counts(), time.monotonic())
+        look = agent.look()
         yield look, before
         before = look
 

@@ -6,23 +6,22 @@ One small file, replaced as a whole. A disk that is full or read-only is told on
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import dataclasses
 import logging
-import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from meshlb.model import Desired
 from meshlb.peers.identity import IdentityError, load
 from meshlb.peers.message import MAX_BYTES, MessageError, Version, decode, encode
+from meshlb.statefile import read, replace
 
 FILE = "desired"
 EVERY = 5.0  # seconds from one writing to the next, however often it changes
 PATIENCE = 0.5  # seconds between looks whether this node's Swarm is known
 _FIRST = "meshlb 1 "  # the file's first line, then the Swarm's id
-_LONGEST_LINE = 300
+_LONGEST = MAX_BYTES + 300  # bytes, with that line
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class Memory:
     def recall(self, root: str) -> Desired | None:
         """What was written for the Swarm whose certificates are in Docker's directory `root`. Blocks."""
         try:
-            found = _read(self._path)
+            found = read(self._path, _LONGEST)
             return None if found is None else _decoded(found, load(Path(root)).cluster)
         except (OSError, ValueError, IdentityError) as error:
             log.warning("%s is ignored: %s", self._path, error)
@@ -52,7 +51,7 @@ class Memory:
 
     def keep(self, desired: Desired) -> None:
         """Write this soon. Which tasks are about to stop is not for later."""
-        newest = replace(desired, stopping=frozenset())
+        newest = dataclasses.replace(desired, stopping=frozenset())
         if newest != self._newest:
             self._newest = newest
             self._changed.set()
@@ -81,7 +80,7 @@ class Memory:
 
     def _try_to_write(self, cluster: str, newest: Desired) -> bool:
         try:
-            _replace(self._path, _encoded(cluster, newest))
+            replace(self._path, _encoded(cluster, newest))
         except (OSError, MessageError) as error:
             self._complain(error)
             return False
@@ -110,38 +109,3 @@ def _decoded(data: bytes, cluster: str) -> Desired | None:
     if first.removeprefix(_FIRST) != cluster:
         raise ValueError("it is of another Swarm")
     return decode(text).desired
-
-
-def _read(path: Path) -> bytes | None:
-    """The file; None where there is none."""
-    longest = MAX_BYTES + _LONGEST_LINE
-    try:
-        with path.open("rb") as file:
-            data = file.read(longest + 1)
-    except FileNotFoundError:
-        return None
-    if len(data) > longest:
-        raise ValueError(f"it is larger than {longest} bytes")
-    return data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` there as a whole, or leave what is there."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -218,6 +218,25 @@ def _survives(node: Agent, backend: Backend, state: str) -> None:
     assert found[backend.address] == state
 
 
+def test_orders_survive_a_crash_and_end_with_undrain(node: Agent, pair: list[Backend], run: Run) -> None:
+    one, two = pair
+    assert run("drain", one.address).returncode == 0
+    _crash(node)
+    assert run("ps", "-q", "--filter", "state=drained").stdout == f"{one.address}\n"
+    assert all(reaches(node.port, two) for _ in range(6))
+    assert run("undrain", one.address).returncode == 0
+    _crash(node)
+    assert run("ps", "-q", "--filter", "state=drained").stdout == ""
+
+
+def _crash(node: Agent) -> None:
+    """And the next one starts."""
+    assert node.process is not None
+    node.process.kill()
+    node.process.wait(START)
+    node.start()
+
+
 def test_the_last_backend_is_drained_by_force_alone(node: Agent, run: Run) -> None:
     address = run("ps", "-q").stdout.strip()
     assert run("drain", address).returncode == 1

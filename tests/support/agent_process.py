@@ -53,6 +53,7 @@ class Agent:
         self.command = [*prefix, sys.executable, "-m", "meshlb.agent", "--config", str(self.file)]
         self.command += ["--http", f"127.0.0.1:{self.http}", "--takeover", "never", "--loop", loop]
         self.command += ["--workers", str(workers), "--socket", str(directory / "agent.sock")]
+        self.command += ["--state-dir", str(directory / "state")]
         self.port = 0
         self.in_reach = True  # False: in another network, where its status cannot be asked for
         self.process: subprocess.Popen[bytes] | None = None

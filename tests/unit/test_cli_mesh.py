@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meshlb import __version__
-from meshlb.cli import main
+from meshlb.cli import main, mesh
 from meshlb.cli.agent import status_lines
 from meshlb.cli.doctor import agent_findings, engine, kernel
 from meshlb.cli.mesh_rows import Look, rows, summed
@@ -177,8 +177,9 @@ def agent() -> Iterator[Agent]:
 
 
 @pytest.fixture
-def run(agent: Agent, tmp_path: Path) -> Callable[..., Result]:
+def run(agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     nowhere = "tcp://127.0.0.1:1"
+    monkeypatch.setattr(mesh, "MOMENT", 0.0)
     environment = {
         "MESHLB_AGENT": agent.address,
         "NO_COLOR": "1",
@@ -192,13 +193,21 @@ def test_ps(run: Callable[..., Result]) -> None:
     shown = run("ps")
     assert shown.exit_code == 0
     assert shown.stdout.splitlines()[2].split() == (
-        ["80/tcp", "web", "10.0.0.1:8000", "web.1", "node1", "up", "2", "10", "1"]
+        ["80/tcp", "web", "10.0.0.1:8000", "web.1", "node1", "up", "2", "0.0/s", "10", "1"]
     )
     assert shown.stderr == "meshlb: service web: label meshlb.foo: unknown key\n"
     assert run("ps", "-q", "--filter", "port=80").stdout == "10.0.0.1:8000\n10.0.0.2:8000\n"
     both = ("--filter", "state=up", "--filter", "state=draining", "--filter", "service=web")
-    assert run("ps", "--format", "{{.Task}} {{.Rate}}|", *both).stdout == "web.1 |\nweb.2 |\n"
+    assert run("ps", "--format", "{{.Task}} {{.Rate}}|", *both).stdout == "web.1 0.0/s|\nweb.2 |\n"
     assert json.loads(run("ps", "--format", "json").stdout.splitlines()[1])["Backend"] == "10.0.0.1:8000"
+
+
+def test_ps_waits_for_a_rate_alone(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh, "MOMENT", 3600.0)
+    for words in (["-q"], ["--format", "{{.Port}}"], ["--format", "table {{.Port}}\t{{.State}}"]):
+        assert run("ps", *words).exit_code == 0
+    refused = run("ps", "--format", "{{.Rate}} {{.Foo}}")
+    assert refused.stderr.startswith('meshlb: --format: "Foo" is not one of Port, Service')
 
 
 def test_ps_of_what_is_not_there(run: Callable[..., Result], agent: Agent) -> None:

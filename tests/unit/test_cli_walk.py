@@ -259,6 +259,8 @@ def test_info_elsewhere(run: Run, daemon: Daemon, tmp_path: Path) -> None:
     assert "Managers:" not in shown
     found = json.loads(run("info", "--format", "json").stdout)
     assert (found["Swarm"]["Managers"], found["Swarm"]["IsManager"], found["NCPU"]) == (None, False, 2)
+    template = "{{.Swarm.IsManager}} {{.Swarm.ControlAvailable}} {{.Swarm.NodeAddr}}"
+    assert run("info", "--format", template).stdout == "false false 10.77.0.1\n"
     daemon.answers["GET /info"] = _info(LocalNodeState="inactive", NodeID="", RemoteManagers=None)
     assert "Swarm: inactive\nKernel" in run("info").stdout
 

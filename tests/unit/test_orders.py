@@ -122,6 +122,15 @@ def test_the_agent_that_takes_over_knows_them() -> None:
     assert states(heir) == ["paused", "up"]
 
 
+def test_what_is_adopted_takes_the_place_of_what_was_known() -> None:
+    orders = Orders()
+    orders.adopt({"abc1": "paused"}, 0.0)
+    orders.adopt(None, 0.0)  # an agent that tells none, of an older release
+    assert orders.told() == {"abc1": "paused"}
+    orders.adopt({"abd2": "drained"}, 0.0)
+    assert orders.told() == {"abd2": "drained"}
+
+
 @pytest.mark.parametrize("told", [None, [], "x", {"abc1": "up"}, {"abc1": ["paused"]}, {"a" * 500: "paused"}])
 def test_what_is_no_order_is_left_out(told: object) -> None:
     orders = Orders()

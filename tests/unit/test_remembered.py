@@ -74,7 +74,7 @@ def test_nothing_kept_is_nothing_to_complain_about(
 
 def test_many_changes_are_few_writings(worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
-    monkeypatch.setattr(remembered, "_replace", lambda path, data: written.append(data))
+    monkeypatch.setattr(remembered, "replace", lambda path, data: written.append(data))
     kept = memory(worker, tmp_path, every=3600)
 
     async def scenario() -> None:
@@ -92,7 +92,7 @@ def test_what_changes_only_in_what_is_not_kept_is_not_written_again(
     worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[bytes] = []
-    monkeypatch.setattr(remembered, "_replace", lambda path, data: written.append(data))
+    monkeypatch.setattr(remembered, "replace", lambda path, data: written.append(data))
     kept = memory(worker, tmp_path)
 
     async def scenario() -> None:
