@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from meshlb.elsewhere import Elsewhere
 from meshlb.model import ChannelStatus, Desired, Prepared, Remote, Standing
 from meshlb.overlay import Overlay
 from meshlb.swarm.remembered import Memory
@@ -15,6 +16,7 @@ from meshlb.transparent.preparing import Preparing
 
 if TYPE_CHECKING:
     from meshlb.peers.channel import Peers
+    from meshlb.peers.shown import Shown
 
 
 class Source(Protocol):
@@ -46,9 +48,10 @@ class Advice:
         *,
         overlay: Overlay | None = None,
         preparing: Preparing | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._source, self._address, self._port = source, address, port
-        self._overlay = overlay
+        self._overlay, self._elsewhere = overlay, elsewhere or Elsewhere()
         self._preparing = preparing
         self._prepared, self._face = Prepared(), ""
         self._remote = Remote()
@@ -75,7 +78,10 @@ class Advice:
             port=self._port,
             on_desired=self._hear,
             on_remote=self._learn,
+            on_shown=self._see,
+            on_watched=self._elsewhere.watch,
         )
+        self._elsewhere.join(peers.look, peers.show)
         async with asyncio.TaskGroup() as group:
             group.create_task(peers.run())
             if self._preparing:
@@ -129,6 +135,9 @@ class Advice:
         self._remote = remote
         self._source.learn(self._with_own(remote))
         self._keep_ways(remote)
+
+    def _see(self, address: str, told: Shown) -> None:
+        self._elsewhere.take(address, told.kind, told.at, told.document)
 
     def _with_own(self, remote: Remote) -> Remote:
         """And what this node itself has prepared."""

@@ -16,6 +16,7 @@ import click
 import meshlb
 from meshlb import logs, process
 from meshlb.config import Config, options, split_address
+from meshlb.elsewhere import Elsewhere
 from meshlb.errors import MeshError
 from meshlb.handover import systemd
 from meshlb.handover.giving import Conversation, HandoverError
@@ -27,6 +28,7 @@ from meshlb.orderbook import OrderBook
 from meshlb.ports.inherited import HTTP
 from meshlb.process import Signals
 from meshlb.serving import Plane, Serving, connections
+from meshlb.showing import show
 from meshlb.static import StaticSource, load
 from meshlb.table import build
 
@@ -132,12 +134,22 @@ async def _compose(config: Config, replace: bool) -> None:
     place = Place(config.socket, store)
     place.inherited.add(passed_on)
     listeners = Listeners(Takeover(config.takeover), inherited=place.inherited, store=store)
-    (channel, leave), signals = _channel(config, source), Signals()
+    elsewhere = Elsewhere()
+    (channel, leave), signals = _channel(config, source, elsewhere), Signals()
     with signals.handled():
         try:
             await asyncio.to_thread(place.claim, replace)
             plane = RealPlane(config.workers, listeners=listeners)
-            await run(config, source, plane, signals, place=place, channel=channel, access=access)
+            await run(
+                config,
+                source,
+                plane,
+                signals,
+                place=place,
+                channel=channel,
+                access=access,
+                elsewhere=elsewhere,
+            )
         finally:
             await asyncio.to_thread(listeners.shutdown)
             await asyncio.to_thread(leave)
@@ -161,7 +173,7 @@ def _access(config: Config) -> Access | None:
     return Access(config.http_certificate, config.http_key, config.http_users)
 
 
-def _channel(config: Config, source: Source) -> tuple[Channel, Leave]:
+def _channel(config: Config, source: Source, elsewhere: Elsewhere) -> tuple[Channel, Leave]:
     """The channel between agents, once it is entered, and what ends with the last connection.
 
     Serving never waits for it, nor ends with it.
@@ -179,7 +191,9 @@ def _channel(config: Config, source: Source) -> tuple[Channel, Leave]:
     preparing = Preparing(enter_namespace)
     address, port = split_address(config.peers)
     own: Any = source
-    advice = Advice(own, address, port, config.state_dir, overlay=overlay, preparing=preparing)
+    advice = Advice(
+        own, address, port, config.state_dir, overlay=overlay, preparing=preparing, elsewhere=elsewhere
+    )
     return lambda: _advising(advice), preparing.close
 
 
@@ -209,9 +223,11 @@ async def run(
     place: Place | None = None,
     channel: Channel = contextlib.nullcontext,
     access: Access | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Serve what the source says until a signal asks to stop or another agent takes over, then drain."""
     serving, place = Serving(plane, OrderBook(config.state_dir)), place or Place()
+    elsewhere = elsewhere or Elsewhere()
 
     async def status() -> Status:
         return await serving.status(source.status())
@@ -223,9 +239,12 @@ async def run(
                 parts = [group.create_task(_follow(source, serving))]
                 sockets = await _take_place(config, source, serving, place, signals.stop)
                 work = serving.run(), _reload(source, signals.reload), _announce(serving), place.tidy(serving)
-                parts += [group.create_task(part) for part in (*work, serving.watch(), serving.keep())]
+                shown = show(serving.statistics, serving.timeline, elsewhere)
+                more = serving.watch(), serving.keep(), shown
+                parts += [group.create_task(part) for part in (*work, *more)]
                 await unless(signals.stop, place.settle(serving))
-                await doors.enter_async_context(_status_page(config, serving, status, sockets, access))
+                page = _status_page(config, serving, status, sockets, access=access, elsewhere=elsewhere)
+                await doors.enter_async_context(page)
                 await doors.enter_async_context(channel())
                 upgrade = Upgrade(signals.upgrade)
                 upgrading = group.create_task(upgrade.run())
@@ -261,7 +280,9 @@ async def _status_page(
     serving: Serving,
     status: AskStatus,
     sockets: list[socket.socket],
+    *,
     access: Access | None,
+    elsewhere: Elsewhere,
 ) -> AsyncIterator[None]:
     """The page, while inside; after the ports, where those are soon served: it takes half of the start."""
     with contextlib.suppress(TimeoutError):
@@ -269,7 +290,8 @@ async def _status_page(
             await serving.first.wait()
     from meshlb.http import server as http  # noqa: PLC0415
 
-    async with http.serve(config.http, status, sockets, serving.statistics, serving.timeline, access=access):
+    told = serving.statistics, serving.timeline
+    async with http.serve(config.http, status, sockets, *told, access=access, elsewhere=elsewhere):
         yield
 
 

@@ -18,6 +18,12 @@ _PORT = struct.Struct("=14Q" + 3 * _HISTOGRAM)
 _BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
 _TOTALS = struct.Struct("=14Q")
 _BACKEND_NUMBERS = struct.Struct("=9Q2I" + 3 * "Q96x")  # without the buckets
+TIMES = struct.Struct("=" + 2 * _HISTOGRAM)  # of a row: the time to connect, and to the first byte
+_BEFORE_TIMES = {_PORT.size: struct.calcsize("=14Q"), _BACKEND.size: struct.calcsize("=9Q2I")}
+
+Key = (
+    Port | tuple[Port, str, str, int]
+)  # of a port, and of a backend: its port, task, address and port number
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,17 @@ class Statistics:
     def of_backends_bare(self) -> Iterator[tuple[tuple[Port, Backend], tuple[int, ...]]]:
         """Every backend with the bare numbers of its row, and the totals of its histograms: the fast way."""
         return zip(self.backends, _BACKEND_NUMBERS.iter_unpack(self.backend_rows), strict=True)
+
+    def times(self) -> Iterator[tuple[Key, bytes]]:
+        """The `TIMES` of every port and then of every backend, as they are: the fast way."""
+        yield from zip(self.ports, _times(self.port_rows, _PORT.size), strict=True)
+        keys = ((port, of.task, of.address, of.port) for port, of in self.backends)
+        yield from zip(keys, _times(self.backend_rows, _BACKEND.size), strict=True)
+
+
+def _times(rows: bytearray, size: int) -> Iterator[bytes]:
+    first = _BEFORE_TIMES[size]
+    return (bytes(rows[at : at + TIMES.size]) for at in range(first, len(rows), size))
 
 
 def totals(port_rows: bytearray) -> Counters:

@@ -6,15 +6,18 @@ Labels are left out on purpose: those of other programs may hold secrets.
 from __future__ import annotations
 
 from dataclasses import asdict
+from heapq import nlargest
 from typing import Any
 
 from meshlb.counts import Statistics
-from meshlb.model import Node, Port, PortState, PortStatus, Service, Status, Task
+from meshlb.model import Node, Port, PortCounts, PortState, PortStatus, Service, Status, Task
+from meshlb.table import Backend
 from meshlb.timeline import Event
-from meshlb.window import Window
+from meshlb.window import Window, quantiles
 
 API = 1  # the version in the paths; members may be added to it, what is there keeps its meaning
-_HISTOGRAMS = ("connect", "first_byte", "duration")
+_TIMES = ("connect", "first_byte")
+_HISTOGRAMS = (*_TIMES, "duration")
 
 
 def health(status: Status) -> tuple[bool, str]:
@@ -102,35 +105,56 @@ def event_document(event: Event) -> dict[str, Any]:
 
 def live_document(statistics: Statistics, window: Window, at: float) -> dict[str, Any]:
     """The counts of /api/v1/events, at a time in seconds since 1970; `window` says what is usual of late."""
+    found = told_document(statistics, window, at, len(statistics.backends), idle=True)
+    for row in (*found["ports"], *found["backends"]):
+        for name in _TIMES:
+            row[name] = quantiles(row[f"{name}_buckets"])
+    return found
+
+
+def told_document(
+    statistics: Statistics, window: Window, at: float, most: int, idle: bool = False
+) -> dict[str, Any]:
+    """The same as other agents are told: of the `most` backends that were chosen most, if they ever were."""
+    backends = [each for each in statistics.of_backends_bare() if idle or each[1][0]]
+    if len(backends) > most:
+        backends = nlargest(most, backends, key=lambda each: each[1][0])
     return {
         "time": round(at, 3),
-        "ports": [
-            {
-                "port": str(port),
-                "open": counts.accepted - counts.closed,
-                "accepted": counts.accepted,
-                "failed": sum(asdict(counts.refused).values()),
-                "failovers": counts.failovers,
-                "received": counts.received,
-                "sent": counts.sent,
-                "connect": window.quantiles(port, "connect"),
-                "first_byte": window.quantiles(port, "first_byte"),
-            }
-            for port, counts in statistics.of_ports()
-        ],
-        "backends": [
-            {
-                "port": str(port),
-                "task": backend.task,
-                "active": counts.active,
-                "connected": counts.connected,
-                "failed": counts.failed,
-                "received": counts.received,
-                "sent": counts.sent,
-                "aside": counts.aside,
-            }
-            for port, backend, counts in statistics.of_backends()
-        ],
+        "ports": [_port_counts(port, counts, window) for port, counts in statistics.of_ports()],
+        "backends": [_backend_counts(*of, counts, window) for of, counts in backends],
+    }
+
+
+def _port_counts(port: Port, counts: PortCounts, window: Window) -> dict[str, Any]:
+    connect, first_byte = window.buckets(port)
+    return {
+        "port": str(port),
+        "open": counts.accepted - counts.closed,
+        "accepted": counts.accepted,
+        "failed": sum(asdict(counts.refused).values()),
+        "failovers": counts.failovers,
+        "received": counts.received,
+        "sent": counts.sent,
+        "connect_buckets": connect,
+        "first_byte_buckets": first_byte,
+    }
+
+
+def _backend_counts(port: Port, of: Backend, counts: tuple[int, ...], window: Window) -> dict[str, Any]:
+    _, _, connected, failed, received, sent, _, _, _, active, standing, *_ = counts
+    connect, first_byte = window.buckets((port, of.task, of.address, of.port))
+    return {
+        "port": str(port),
+        "task": of.task,
+        "active": active,
+        "connected": connected,
+        "failed": failed,
+        "received": received,
+        "sent": sent,
+        "aside": standing != 0,
+        "connect_buckets": connect,
+        "first_byte_buckets": first_byte,
     }
 
 

@@ -1,54 +1,60 @@
-"""How long things have taken in the last minute: the difference of two looks at the counts."""
+"""How long things have taken of late: the difference between the counts and those of up to a minute ago."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Sequence
 
-from meshlb.model import Port, PortCounts
+from meshlb.counts import TIMES, Key, Statistics
 
-STEP = 5.0  # seconds between two looks that are kept
-LOOKS = 12
+STEP = 30.0  # seconds between two looks that are kept: the older of them is as old as that, or twice
 QUANTILES = (0.5, 0.99)
+BUCKETS = (TIMES.size - 16) // 8  # of one histogram
 
-Histograms = dict[Port, PortCounts]
+Buckets = tuple[int, ...]  # those that are not empty: the index of one, what is in it, the next index, …
 
 
 class Window:
-    """The newest counts of ports, beside those of a minute ago, or of the first look if that is later."""
+    """The newest counts of ports and backends, beside older ones, or those of the first look."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, Histograms]] = deque(maxlen=LOOKS)
-        self._newest: Histograms = {}
+        self._looks: deque[tuple[float, dict[Key, bytes]]] = deque(maxlen=2)
+        self._newest: dict[Key, bytes] = {}
 
-    def look(self, now: float, ports: Iterable[tuple[Port, PortCounts]]) -> None:
+    def look(self, now: float, counted: Statistics) -> None:
         """Take what has been counted until `now`, in seconds of any clock."""
-        self._newest = dict(ports)
+        self._newest = dict(counted.times())
         if not self._looks or now - self._looks[-1][0] >= STEP:
             self._looks.append((now, self._newest))
 
-    def quantiles(self, port: Port, name: Literal["connect", "first_byte"]) -> list[float] | None:
-        """The median and the 99th of a hundred, in seconds; None where nothing has been counted."""
-        now, before = self._newest.get(port), self._looks[0][1].get(port) if self._looks else None
-        if now is None:
-            return None
-        buckets = getattr(now, name).buckets
+    def buckets(self, key: Key) -> tuple[Buckets, Buckets]:
+        """The times to connect and to the first byte."""
+        now, before = self._newest.get(key), self._looks[0][1].get(key) if self._looks else None
+        if now is None or now == before:  # that is how it is with most: nothing is made of them
+            return (), ()
+        numbers = TIMES.unpack(now)
         if before is not None:
-            old = getattr(before, name).buckets
-            buckets = tuple(one - other for one, other in zip(buckets, old, strict=True))
-        if min(buckets) < 0 or not sum(buckets):  # a port that was closed and is served again starts at 0
-            return None
-        return [round(quantile(buckets, share), 6) for share in QUANTILES]
+            numbers = tuple(one - old for one, old in zip(numbers, TIMES.unpack(before), strict=True))
+        if min(numbers) < 0:  # a port that was closed and is served again starts at 0
+            return (), ()
+        return _filled(numbers[1 : 1 + BUCKETS]), _filled(numbers[2 + BUCKETS :])
 
 
-def quantile(buckets: tuple[int, ...], share: float) -> float:
+def _filled(numbers: Sequence[int]) -> Buckets:
+    return tuple(part for at, number in enumerate(numbers) if number for part in (at, number))
+
+
+def quantiles(buckets: Buckets) -> list[float] | None:
+    """The median and the 99th of a hundred, in seconds; None where nothing has been counted."""
+    return [round(quantile(buckets, share), 6) for share in QUANTILES] if buckets else None
+
+
+def quantile(buckets: Buckets, share: float) -> float:
     """In seconds, evenly spread within the bucket; of the last one, which has no end, its beginning."""
-    wanted, below = share * sum(buckets), 0
-    for index, count in enumerate(buckets):
+    wanted, below = share * sum(buckets[1::2]), 0
+    for index, count in zip(buckets[::2], buckets[1::2], strict=True):
         low, high = (2 ** (5 + index) if index else 0), 2 ** (6 + index)
-        if count and below + count >= wanted:
-            last = index == len(buckets) - 1
-            return (low if last else low + (high - low) * (wanted - below) / count) / 1e6
+        if below + count >= wanted:
+            return (low if index == BUCKETS - 1 else low + (high - low) * (wanted - below) / count) / 1e6
         below += count
     return 0.0

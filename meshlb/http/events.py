@@ -53,8 +53,7 @@ class Streams:
             await _send(request, response, b"retry: 1000\n\n")
             while not self._ending:
                 await listener.wait(QUIET)
-                for text in listener.news() or [b":\n\n"]:
-                    await _send(request, response, text)
+                await _send(request, response, b"".join(listener.news()) or b":\n\n")
             return response
         if request.transport is not None:  # what it has not taken would be kept for it
             request.transport.abort()

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from meshlb.counts import Statistics
+from meshlb.elsewhere import Elsewhere
 from meshlb.model import ChannelStatus, Counters, Port, Status
 from meshlb.report import event_document, live_document, status_document
 from meshlb.timeline import Timeline, of_failovers, of_nodes
@@ -36,10 +37,19 @@ AskStatistics = Callable[[], Awaitable[Statistics]]
 class Live:
     """The newest status and counts as messages, and who waits for them. `run` looks for what is new."""
 
-    def __init__(self, status: AskStatus, statistics: AskStatistics | None, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        status: AskStatus,
+        statistics: AskStatistics | None,
+        timeline: Timeline,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self.messages: dict[str, tuple[int, bytes]] = {}  # the newest of each kind, with its number
         self.timeline = timeline
         self._status, self._statistics = status, statistics
+        self._elsewhere = elsewhere or Elsewhere()
+        self._relayed: dict[tuple[str, str], int] = {}  # the numbers of what other agents told
+        self._telling: set[str] = set()
         self._listeners: set[Listener] = set()
         self._wake = asyncio.Event()
         self._number = 0
@@ -55,6 +65,8 @@ class Live:
         listener = Listener(self)
         if not self._listeners:  # what is kept is old, and a minute's window may not have a gap
             self.messages.clear()
+            self._relayed.clear()
+            self._telling.clear()
             self._shown, self._window, self._counted_at = None, Window(), 0.0
         self._listeners.add(listener)
         self._wake.set()
@@ -80,6 +92,7 @@ class Live:
 
     async def look(self) -> None:
         """Look once."""
+        self._elsewhere.look(bool(self._listeners))
         status = await self._status()
         told = self.timeline.last
         self._look_at_nodes(status)
@@ -87,6 +100,7 @@ class Live:
         if self._listeners:
             self._show(status)
             await self._count()
+            self._relay()
         if self._listeners or told != self.timeline.last:
             for listener in self._listeners:
                 listener.look()
@@ -119,12 +133,29 @@ class Live:
         if self._statistics is None or now - self._counted_at < COUNTS:
             return
         found, self._counted_at = await self._statistics(), now
-        self._window.look(now, found.of_ports())
+        self._window.look(now, found)
         self._publish("counts", live_document(found, self._window, time.time()))
 
+    def _relay(self) -> None:
+        """What other agents have told, and which of them tell what they count."""
+        told = self._elsewhere.told()
+        for (kind, address), each in told.items():
+            if self._relayed.get((kind, address)) != each.number:
+                self._relayed[kind, address] = each.number
+                self._keep(f"{kind} {address}", event(f"node-{kind}", each.text))
+        for key in self._relayed.keys() - told.keys():
+            del self._relayed[key], self.messages[" ".join(key)]
+        telling = {address for kind, address in told if kind == "counts"}
+        if telling != self._telling:
+            self._telling = telling
+            self._publish("told", {"nodes": sorted(telling)})
+
     def _publish(self, kind: str, document: dict[str, Any]) -> None:
+        self._keep(kind, message(kind, document))
+
+    def _keep(self, name: str, told: bytes) -> None:
         self._number += 1
-        self.messages[kind] = self._number, message(kind, document)
+        self.messages[name] = self._number, told
 
 
 class Listener:
@@ -158,8 +189,13 @@ class Listener:
 
 
 def message(kind: str, document: dict[str, Any] | Iterable[dict[str, Any]]) -> bytes:
-    """A server-sent event. JSON of ASCII alone has no line ends."""
-    return f"event: {kind}\ndata: {json.dumps(document, separators=(',', ':'))}\n\n".encode("ascii")
+    """A server-sent event."""
+    return event(kind, json.dumps(document, separators=(",", ":")))
+
+
+def event(kind: str, text: str) -> bytes:
+    """The same of what is JSON already: that of ASCII alone has no line ends."""
+    return f"event: {kind}\ndata: {text}\n\n".encode("ascii")
 
 
 def _without_counts(status: Status) -> Status:

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 import meshlb
 from meshlb.config import split_address
 from meshlb.counts import Statistics
+from meshlb.elsewhere import Elsewhere
 from meshlb.http import files
 from meshlb.http.access import Access, Verdict
 from meshlb.http.door import Door, open_doors
@@ -43,6 +44,7 @@ async def serve(
     timeline: Timeline | None = None,
     *,
     access: Access | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> AsyncIterator[str]:
     """Answer at `address` while the block runs. Gives the URL, or an empty text when `address` is empty.
 
@@ -52,7 +54,7 @@ async def serve(
         yield ""
         return
     mine = await listening(address) if sockets is None else [each.dup() for each in sockets]
-    live = Live(status, statistics, timeline or Timeline())
+    live = Live(status, statistics, timeline or Timeline(), elsewhere)
     streams = Streams(live)
     access = access or Access()
     app = application(status, statistics, _names(address), access)

@@ -34,7 +34,9 @@ class Beliefs:
 
         IdentityError or MessageError when the connection to whoever says this should end.
         """
-        self._check(address, peer, message)
+        self.check(address, peer)
+        if message.desired is not None and not peer.manager:
+            raise MessageError("it tells what services are meant to be, and is not a manager")
         self.connected(address, now)
         if not self._ledger.is_news((peer.node_id, address, message.part), message.version):
             self.stale += 1
@@ -70,12 +72,11 @@ class Beliefs:
         self._connected.clear()
         self.nodes = ()
 
-    def _check(self, address: str, peer: Peer, message: Message) -> None:
+    def check(self, address: str, peer: Peer) -> None:
+        """IdentityError when managers list another node at this address."""
         listed = {node.id for node in self.nodes if node.address == address}
         if listed and peer.node_id not in listed:
             raise IdentityError(f"the node {peer.node_id} is not the one that managers list at {address}")
-        if message.desired is not None and not peer.manager:
-            raise MessageError("it tells what services are meant to be, and is not a manager")
 
     def _buried(self, address: str) -> dict[str, BackendState]:
         """Tasks that were told to be dead, for as long as gossip shows them here: the node's own may not."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 
 from meshlb.model import BackendState, Desired, Prepared, Remote
+from meshlb.peers import shown
 from meshlb.peers.beliefs import Beliefs
 from meshlb.peers.client import Client, Pace, ahead, session
 from meshlb.peers.dial import Dials
@@ -31,6 +32,7 @@ from meshlb.peers.watch import DIALLING, Asking, Dialling, Watch
 PORT = 7947
 MAX_PEERS = 256  # a Swarm of more nodes works; of the others only gossip tells
 SHOWN = 5  # nodes that a line of log names
+AT_ONCE = 10.0  # agents that are heard each second while somebody looks
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class Peers:
         address: str = "",
         on_desired: Callable[[Desired], None],
         on_remote: Callable[[Remote], None] = lambda remote: None,
+        on_shown: Callable[[str, shown.Shown], None] = lambda address, told: None,
+        on_watched: Callable[[bool], None] = lambda on: None,
         pace: Pace | None = None,
         ask: tuple[Asking, Dialling] | None = None,
     ) -> None:
@@ -78,12 +82,13 @@ class Peers:
             on_desired,
             on_remote,
         )
+        self._on_shown, self._looking = on_shown, False
         self._troubles = dict.fromkeys(_ENDS, "")
         self._keeper = Keeper(
             root, lambda text: self._tell("identity", text), self._start_anew, self._pace.look
         )
         self._server = Server(
-            address, port, lambda: self._keeper.current, lambda text: self._tell("server", text)
+            address, port, lambda: self._keeper.current, lambda text: self._tell("server", text), on_watched
         )
         self._clients: dict[str, tuple[Client, asyncio.Task[None]]] = {}
         self._addresses: tuple[str, ...] = ()
@@ -173,6 +178,22 @@ class Peers:
             log.warning("cannot tell other agents the states of this node's tasks: %s", error)
         self._states, self._prepared = dict(states), prepared
 
+    def look(self, on: bool) -> None:
+        """Whether somebody looks at this node's page: then the other agents are asked what they count."""
+        if on != self._looking:
+            self._looking = on
+            for client, _ in self._clients.values():
+                client.look(self._look)
+
+    @property
+    def _look(self) -> float:
+        """Seconds between two messages with counts of one agent: of many, each is asked less often."""
+        return max(shown.SOONEST, len(self._addresses) / AT_ONCE) if self._looking else 0.0
+
+    def show(self, kind: str, at: float, document: Mapping[str, object]) -> None:
+        """Tell the agents at whose pages somebody looks what was counted, or what happened."""
+        self._server.show(kind, shown.encode(kind, at, document))
+
     def connect(self, addresses: Collection[str], managers: Collection[str] = ()) -> None:
         """Listen to the agents at exactly these addresses; without any of `managers` something is wrong."""
         self._addresses = tuple(dict.fromkeys((*managers, *addresses)))[:MAX_PEERS]
@@ -221,6 +242,8 @@ class Peers:
             self._hear,
             answered=self._watch.answered,
             pace=self._pace,
+            see=self._see,
+            look=self._look,
         )
         return client, group.create_task(client.run(http))
 
@@ -300,6 +323,17 @@ class Peers:
             self._advised = desired
             self._on_desired(desired)
         self._report(now)
+
+    def _see(self, address: str, peer: Peer, text: str) -> None:
+        """Nonsense is skipped: what is for people's eyes must not end a connection that the mesh lives by."""
+        if not self._looking:
+            return
+        self._beliefs.check(address, peer)
+        try:
+            self._on_shown(address, shown.decode(text))
+        except MessageError as error:
+            self._garbage += 1
+            log.debug("the agent at %s shows nonsense: %s", address, error)
 
     def _know(self, desired: Desired) -> None:
         """Who the Swarm's nodes are, as managers list them."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -17,7 +17,8 @@ from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
 
 from meshlb.peers.allowance import Allowance
 from meshlb.peers.identity import Identity, IdentityError, Peer, peer_of
-from meshlb.peers.message import FORMER, MAX_BYTES, SUBPROTOCOL, Message, MessageError, decode
+from meshlb.peers.message import LANGUAGES, LOOKING, MAX_BYTES, Message, MessageError, decode
+from meshlb.peers.shown import asks, is_shown
 from meshlb.peers.wire import Wire
 
 PATH = "/peers"
@@ -75,10 +76,13 @@ class Client:
         *,
         answered: Callable[[str], None],
         pace: Pace,
+        see: Callable[[str, Peer, str], None] = lambda address, peer, text: None,
+        look: float = 0.0,
     ) -> None:
         self.address = address
         self.place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._identity, self._hear, self._answered, self._pace = identity, hear, answered, pace
+        self._see, self._look, self._looking = see, look, asyncio.Event()
         self._complained = ""
         self._delay = pace.first_delay
         self._wire: Wire | None = None
@@ -90,6 +94,11 @@ class Client:
     def age(self) -> float | None:
         """Seconds since the node's last sign of life on this connection; None when there is none."""
         return self._wire.age() if self._wire else None
+
+    def look(self, every: float) -> None:
+        """Ask to be shown counts and events that often, in seconds; 0: not any more."""
+        self._look = every
+        self._looking.set()
 
     async def run(self, http: aiohttp.ClientSession) -> None:
         """Listen until cancelled, whatever happens."""
@@ -126,13 +135,14 @@ class Client:
     async def _listen(self, http: aiohttp.ClientSession, identity: Identity) -> None:
         async with asyncio.timeout(CONNECTING) as limit, self._connect(http, identity) as socket_:
             peer = peer_of(socket_.get_extra_info("ssl_object"), identity.cluster)
-            if socket_.protocol not in (SUBPROTOCOL, FORMER):
+            if socket_.protocol not in LANGUAGES:
                 raise MessageError("it speaks another language; run one release of meshlb everywhere")
             limit.reschedule(None)
             self._answered(self.address)
             log.debug("connected to the agent of node %s at %s", peer.node_id, self.place)
             with self._watched(socket_):
-                await self._take_all(socket_, peer)
+                async with self._asking(socket_):
+                    await self._take_all(socket_, peer)
 
     async def _take_all(self, socket_: ClientWebSocketResponse, peer: Peer) -> None:
         clock = asyncio.get_running_loop().time
@@ -146,6 +156,27 @@ class Client:
             elif message.type is not WSMsgType.PONG:
                 self._take(peer, message.type, message.data)
             await asyncio.sleep(BREATHER)
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, socket_: ClientWebSocketResponse) -> AsyncIterator[None]:
+        """Say when somebody looks here, to agents that understand it."""
+        task = asyncio.create_task(self._ask(socket_)) if socket_.protocol == LOOKING else None
+        try:
+            yield
+        finally:
+            if task:
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def _ask(self, socket_: ClientWebSocketResponse) -> None:
+        said = 0.0
+        with contextlib.suppress(aiohttp.ClientError, OSError):  # whoever listens notices that, too
+            while True:
+                self._looking.clear()
+                if self._look != said:
+                    said = self._look
+                    await socket_.send_str(asks(said))
+                await self._looking.wait()
 
     @contextlib.contextmanager
     def _watched(self, socket_: ClientWebSocketResponse) -> Iterator[None]:
@@ -165,7 +196,7 @@ class Client:
         return http.ws_connect(
             f"https://{self.place}{PATH}",
             ssl=identity.client,
-            protocols=(SUBPROTOCOL, FORMER),
+            protocols=LANGUAGES,
             heartbeat=self._pace.heartbeat,
             autoping=False,  # pings count as messages do
             timeout=ClientWSTimeout(ws_close=1.0),
@@ -179,6 +210,9 @@ class Client:
             raise MessageError(str(data)) if broken else ConnectionError("the connection broke")
         if not isinstance(data, str):
             raise MessageError("it sends something that is not text")
+        if is_shown(data):
+            self._see(self.address, peer, data)
+            return
         self._hear(self.address, peer, decode(data))
         self.connected, self.reason, self._delay = True, "", self._pace.first_delay
         self._complained = ""

@@ -17,7 +17,8 @@ from typing import Any, NoReturn, TypeVar
 from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, Service
 from meshlb.policy import LABEL_PREFIX, parse_network
 
-SUBPROTOCOL = "meshlb.peers.v1"  # of the WebSocket; another way of saying things gets another name
+LOOKING = "meshlb.peers.v2"  # of the WebSocket, where the listener may ask to be shown what was counted
+SUBPROTOCOL = "meshlb.peers.v1"  # the same without that
 FORMER = "meshlb.desired.v1"  # of a release that takes nothing but managers' messages
 MAX_BYTES = 4 << 20
 MAX_SERVICES = 20_000
@@ -33,6 +34,8 @@ MAX_TEXT = 4_096  # characters of a label's value or a problem
 
 DESIRED, TASKS = "desired", "tasks"
 TOLD = {state.value: state for state in (BackendState.DRAINING, BackendState.DOWN)}  # of tasks
+
+LANGUAGES = (LOOKING, SUBPROTOCOL, FORMER)  # another way of saying things gets another name
 
 _MAX_COUNT = (1 << 53) - 1
 _Item = TypeVar("_Item")

@@ -19,7 +19,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from meshlb.peers.allowance import Allowance, pause_after
 from meshlb.peers.identity import Identity, IdentityError, Peer, peer_of
-from meshlb.peers.message import DESIRED, FORMER, SUBPROTOCOL
+from meshlb.peers.message import DESIRED, FORMER, LANGUAGES, LOOKING, SUBPROTOCOL, MessageError
+from meshlb.peers.shown import Looker, asked
 from meshlb.peers.wire import watch_over
 
 PATH = "/peers"
@@ -50,9 +51,13 @@ class Server:
         port: int,
         identity: Callable[[], Identity | None],
         tell: Callable[[str], None],
+        watched: Callable[[bool], None] = lambda on: None,
     ) -> None:
         self._address, self._wanted_port, self._identity, self._tell = address, port, identity, tell
+        self._watched = watched
         self._texts: dict[str, str] = {}  # by part
+        self._shown: dict[str, str] = {}  # by kind, while anybody looks
+        self._lookers: set[Looker] = set()
         self._members: frozenset[str] = frozenset()
         self._news = asyncio.Event()  # set and replaced at each change, so that nobody can miss one
         self._http: web.Server | None = None
@@ -75,6 +80,12 @@ class Server:
         else:
             self._texts[part] = text
         self._stir()
+
+    def show(self, kind: str, text: str) -> None:
+        """Tell this to those who look, from now on."""
+        if self._lookers:
+            self._shown[kind] = text
+            self._stir()
 
     def admit(self, members: frozenset[str]) -> None:
         """Let only these nodes in, if any are named; others are hung up on."""
@@ -192,7 +203,7 @@ class Server:
             compress=False,  # a small message could be a large one
             max_msg_size=1024,
             timeout=1.0,
-            protocols=(SUBPROTOCOL, FORMER),
+            protocols=LANGUAGES,
         )
         try:
             peer = self._admit(request, socket_)
@@ -222,7 +233,7 @@ class Server:
             raise IdentityError(f"the node {peer.node_id} is not in docker node ls (any more)")
         if self._clients[peer.node_id] >= MAX_OF_NODE:
             raise IdentityError(f"the node {peer.node_id} has {MAX_OF_NODE} connections already")
-        if request.path != PATH or socket_.can_prepare(request).protocol not in (SUBPROTOCOL, FORMER):
+        if request.path != PATH or socket_.can_prepare(request).protocol not in LANGUAGES:
             raise IdentityError(f"this agent speaks {SUBPROTOCOL} at {PATH} only; run one release everywhere")
         return peer
 
@@ -231,26 +242,48 @@ class Server:
         return not self._members or peer.node_id in self._members
 
     async def _talk(self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer) -> None:
-        sending = asyncio.create_task(self._send(socket_, request, peer))
+        looker = Looker()
+        sending = asyncio.create_task(self._send(socket_, request, peer, looker))
         try:
-            await self._hear(socket_, peer)
+            await self._hear(socket_, peer, looker)
         finally:
+            self._look(looker, 0.0)
             await _end(sending)
             await socket_.close(code=WSCloseCode.POLICY_VIOLATION)
 
-    async def _hear(self, socket_: web.WebSocketResponse, peer: Peer) -> None:
-        """Until it hangs up, or says more than that it is there."""
+    async def _hear(self, socket_: web.WebSocketResponse, peer: Peer, looker: Looker) -> None:
+        """Until it hangs up, or says more than that it is there, or that somebody looks there."""
         clock = asyncio.get_running_loop().time
         allowance = Allowance(clock())
         while True:
             message = await socket_.receive()
             if message.type is WSMsgType.PING and allowance.take(len(message.data), clock()):
                 await socket_.pong(message.data)
+            elif self._may_ask(socket_, message.type) and allowance.take(len(message.data), clock()):
+                try:
+                    self._look(looker, asked(message.data))
+                except MessageError:
+                    self._complain(peer, message.data)
+                    return
             elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.ERROR, WSMsgType.PING):
                 self._complain(peer, message.data)
                 return
             elif message.type is not WSMsgType.PONG or not allowance.take(len(message.data), clock()):
                 return
+
+    @staticmethod
+    def _may_ask(socket_: web.WebSocketResponse, kind: WSMsgType) -> bool:
+        return kind is WSMsgType.TEXT and socket_.ws_protocol == LOOKING
+
+    def _look(self, looker: Looker, every: float) -> None:
+        before = bool(self._lookers)
+        looker.ask(every)
+        (self._lookers.add if every else self._lookers.discard)(looker)
+        if not self._lookers:
+            self._shown.clear()  # it would be old for the next one
+        if bool(self._lookers) != before:
+            self._watched(not before)
+        self._stir()
 
     def _complain(self, peer: Peer, data: object) -> None:
         if isinstance(data, OSError | TimeoutError):
@@ -258,7 +291,9 @@ class Server:
         self.refused += 1
         log.warning("hung up on the agent of node %s: it may listen here, not talk", peer.node_id)
 
-    async def _send(self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer) -> None:
+    async def _send(
+        self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer, looker: Looker
+    ) -> None:
         """The newest states at each change; returns when this peer is to be told no more."""
         sent: dict[str, str] = {}
         with contextlib.suppress(OSError):  # the connection broke; receive() tells that too
@@ -267,9 +302,10 @@ class Server:
                 fresh = {part: text for part, text in self._texts.items() if text is not sent.get(part)}
                 if socket_.ws_protocol == FORMER:
                     fresh = {part: text for part, text in fresh.items() if part == DESIRED}
-                if not fresh:
+                shown = looker.next(self._shown, asyncio.get_running_loop().time())
+                if not fresh and not shown:
                     await news.wait()
-                for text in fresh.values():
+                for text in (*fresh.values(), *shown):
                     if not await _deliver(socket_, request, text):
                         return
                 sent |= fresh

@@ -17,6 +17,7 @@ from meshlb.peers.channel import Peers
 from meshlb.peers.client import Pace
 from meshlb.peers.identity import MANAGER, load, peer_of
 from meshlb.peers.message import FORMER
+from meshlb.peers.shown import Shown
 
 HERE, THERE = "127.0.0.1", "127.0.0.9"  # where agents that are asked serve, and where those that ask
 PATIENCE = 15.0
@@ -29,12 +30,16 @@ class Agent:
     def __init__(self, root: Path, port: int = 0, pace: Pace = PACE, address: str = THERE) -> None:
         self.heard: list[Desired] = []
         self.remote: list[Remote] = []
+        self.shown: list[tuple[str, Shown]] = []
+        self.watched: list[bool] = []
         self.peers = Peers(
             root,
             port=port,
             address=address,
             on_desired=self.heard.append,
             on_remote=self.remote.append,
+            on_shown=lambda address, told: self.shown.append((address, told)),
+            on_watched=self.watched.append,
             pace=pace,
         )
 

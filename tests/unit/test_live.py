@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ import aiohttp
 import pytest
 from made_up import HOSTILE, MadeUp
 
+from meshlb.elsewhere import STALE, Elsewhere
 from meshlb.http import door, live
 from meshlb.http import events as http_events
 from meshlb.http import server as http
@@ -277,3 +279,49 @@ def test_the_page_is_small_and_has_all_its_files_and_a_strict_policy() -> None:
         assert 10_000 < total < 150_000
 
     served(MadeUp({"web": 1}), scenario)
+
+
+def test_what_other_agents_tell_is_passed_on_while_somebody_listens() -> None:
+    mesh, now, looks = MadeUp({"web": 2}), [100.0], list[bool]()
+    elsewhere = Elsewhere(lambda: now[0])
+    elsewhere.join(looks.append, lambda kind, at, document: None)
+    there = "192.0.2.2"
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(60),
+            http.serve(
+                "127.0.0.1:0", mesh.ask, None, mesh.statistics, Timeline(), elsewhere=elsewhere
+            ) as url,
+        ):
+            elsewhere.take(there, "counts", 5.0, {"ports": []})  # nobody looks
+            async with hearing(url) as told:
+                await first(told, "counts")
+                assert looks == [False, True]
+                elsewhere.take(there, "counts", time.time() + 60, {"ports": [HOSTILE]})
+                elsewhere.take(there, "events", 5.0, {"events": []})
+                found = await first(told, "node-counts")
+                assert (found["node"], found["ports"]) == (there, [HOSTILE])
+                assert 50 < found["ahead"] < 70
+                assert (await first(told, "node-events"))["events"] == []
+                assert (await first(told, "told"))["nodes"] == [there]
+                async with hearing(url) as another:
+                    assert (await first(another, "node-counts"))["node"] == there
+                    assert (await first(another, "told"))["nodes"] == [there]
+                now[0] += STALE + 1
+                assert (await first(told, "told"))["nodes"] == []
+            while looks[-1]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert elsewhere.told() == {}
+
+    asyncio.run(run())
+
+
+def test_agents_together_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlb.elsewhere.MOST_BYTES", 1000)
+    elsewhere = Elsewhere()
+    elsewhere.look(True)
+    for address in ("192.0.2.2", "192.0.2.3"):
+        for _ in range(9):  # what is replaced takes no place
+            elsewhere.take(address, "counts", 1.0, {"text": "x" * 600})
+    assert list(elsewhere.told()) == [("counts", "192.0.2.2")]

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from meshlb.model import Histogram, Port, PortCounts, Refused
-from meshlb.window import LOOKS, STEP, Window, quantile
+from meshlb.counts import _BACKEND, _PORT, Statistics
+from meshlb.model import BackendState, Port
+from meshlb.table import Backend
+from meshlb.window import STEP, Window, quantile, quantiles
 
 PORT = Port(80, 8000)
+BACKEND = Backend("10.0.0.1", 8000, "t1", "web.1", "192.0.2.1", BackendState.UP)
+KEY = (PORT, "t1", "10.0.0.1", 8000)
 
 
-def counted(**buckets: int) -> PortCounts:
-    numbers = tuple(buckets.get(f"b{at}", 0) for at in range(24))
-    histogram = Histogram(0, numbers)
-    none = Refused(0, 0, 0, 0, 0, 0)
-    return PortCounts(0, 0, 0, 0, 0, 0, 0, 0, none, histogram, histogram, histogram)
+def counted(connect: dict[int, int], first_byte: dict[int, int] | None = None) -> Statistics:
+    """Of one port, and the same of its one backend."""
+    first_byte = connect if first_byte is None else first_byte
+    rows = [[0, *(each.get(at, 0) for at in range(24))] for each in (connect, first_byte, {})]
+    times = [number for row in rows for number in row]
+    return Statistics(
+        (PORT,),
+        bytearray(_PORT.pack(*[9] * 14, *times)),
+        ((PORT, BACKEND),),
+        bytearray(_BACKEND.pack(*[9] * 11, *times)),
+    )
 
 
 @pytest.mark.parametrize(
     ("buckets", "share", "seconds"),
     [
-        ((4, 0), 0.5, 32e-6),
-        ((0, 100, 0), 0.5, 96e-6),
-        ((0, 100, 100, 0), 0.99, 253.44e-6),
-        ((0, 0, 5), 0.5, 128e-6),  # the last has no end
-        ((0, 0), 0.5, 0.0),
+        ((0, 4), 0.5, 32e-6),
+        ((1, 100), 0.5, 96e-6),
+        ((1, 100, 2, 100), 0.99, 253.44e-6),
+        ((23, 5), 0.5, 2**28 / 1e6),  # the last has no end
+        ((), 0.5, 0.0),
     ],
 )
 def test_a_quantile_is_within_its_bucket(buckets: tuple[int, ...], share: float, seconds: float) -> None:
@@ -33,20 +43,32 @@ def test_a_quantile_is_within_its_bucket(buckets: tuple[int, ...], share: float,
 
 def test_only_the_last_minute_counts() -> None:
     window = Window()
-    assert window.quantiles(PORT, "connect") is None
-    window.look(0.0, [(PORT, counted(b20=1000))])
-    assert window.quantiles(PORT, "connect") is None  # all of it was before
-    window.look(1.0, [(PORT, counted(b20=1000, b1=10))])
-    assert window.quantiles(PORT, "connect") == pytest.approx([96e-6, 127e-6], abs=1e-6)
-    for step in range(1, LOOKS + 1):
-        window.look(1.0 + step * STEP, [(PORT, counted(b20=1000, b1=10))])
-    assert window.quantiles(PORT, "first_byte") is None
+    assert window.buckets(PORT) == ((), ())
+    window.look(0.0, counted({20: 1000}))
+    assert window.buckets(PORT) == ((), ())  # all of it was before
+    window.look(1.0, counted({20: 1000, 1: 10}, {20: 1000, 3: 7}))
+    for key in (PORT, KEY):
+        assert window.buckets(key) == ((1, 10), (3, 7))
+    assert quantiles(window.buckets(PORT)[0]) == pytest.approx([96e-6, 127e-6], abs=1e-6)
+    for now in (STEP, STEP * 1.5, STEP * 2 - 1):
+        window.look(now, counted({20: 1000, 1: 10}))
+        assert window.buckets(KEY) == ((1, 10), (1, 10))
+    window.look(STEP * 2, counted({20: 1000, 1: 12}))
+    assert window.buckets(KEY) == ((1, 2), (1, 2))  # since half a minute ago
+
+
+def test_who_came_meanwhile_counts_from_nothing() -> None:
+    window = Window()
+    window.look(0.0, Statistics((), bytearray(), (), bytearray()))
+    window.look(1.0, counted({2: 3}))
+    assert window.buckets(KEY) == ((2, 3), (2, 3))
 
 
 def test_a_port_that_counts_anew_says_nothing_wrong() -> None:
     window = Window()
-    window.look(0.0, [(PORT, counted(b3=50))])
-    window.look(1.0, [(PORT, counted(b3=1))])
-    assert window.quantiles(PORT, "connect") is None
-    window.look(2.0, [])
-    assert window.quantiles(PORT, "connect") is None
+    window.look(0.0, counted({3: 50}))
+    window.look(1.0, counted({3: 1}))
+    assert window.buckets(PORT) == ((), ())
+    window.look(2.0, Statistics((), bytearray(), (), bytearray()))
+    assert window.buckets(PORT) == ((), ())
+    assert quantiles(()) is None
