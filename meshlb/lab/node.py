@@ -51,6 +51,8 @@ mount --bind "$PRIVATE/docker" /etc/docker
 # So it is with what an agent keeps on disk.
 mkdir -p /var/lib/meshlb
 mount --bind "$PRIVATE/meshlb" /var/lib/meshlb
+# As systemd has it: a container may ask to see what is mounted on its node later.
+mount --make-rshared /
 hostname "$NODE"
 ip link set lo up
 echo ready
