@@ -11,6 +11,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SANITIZED = ["-O0", "-g", "-fno-omit-frame-pointer", "-DMESHLB_DEBUG"]
 FLAVOURS = {
@@ -36,20 +37,35 @@ def extension(source: Path) -> Extension:
     )
 
 
+CYTHON = {
+    "nthreads": os.cpu_count() or 1,
+    "force": True,  # a stale importer of a changed struct corrupts silently; a build takes seconds
+    "emit_linenums": flavour in ("asan", "tsan"),
+    "compiler_directives": {
+        "language_level": "3",
+        "auto_pickle": False,
+        "boundscheck": flavour != "release",
+        "cdivision": True,
+        "initializedcheck": False,
+        "linetrace": flavour == "trace",
+        "wraparound": False,
+    },
+}
+
+
+class Build(build_ext):
+    """Cython runs when something is built, and not whenever pip asks what this package is."""
+
+    def build_extensions(self) -> None:
+        """All at once: each compiler takes some 120 MB."""
+        self.parallel = self.parallel or os.cpu_count()
+        made = {each.name: each.sources for each in cythonize(list(self.extensions), **CYTHON)}
+        for each in self.extensions:
+            each.sources = made[each.name]
+        super().build_extensions()
+
+
 setup(
-    ext_modules=cythonize(
-        [extension(source) for source in sorted(Path("meshlb").glob("_*.pyx"))],
-        nthreads=os.cpu_count() or 1,
-        force=True,  # a stale importer of a changed struct corrupts silently; a build takes seconds
-        emit_linenums=flavour in ("asan", "tsan"),
-        compiler_directives={
-            "language_level": "3",
-            "auto_pickle": False,
-            "boundscheck": flavour != "release",
-            "cdivision": True,
-            "initializedcheck": False,
-            "linetrace": flavour == "trace",
-            "wraparound": False,
-        },
-    )
+    ext_modules=[extension(source) for source in sorted(Path("meshlb").glob("_*.pyx"))],
+    cmdclass={"build_ext": Build},
 )
