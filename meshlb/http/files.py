@@ -14,6 +14,7 @@ _TYPES = {
     "format.js": ("format.js", "text/javascript"),
     "main.js": ("main.js", "text/javascript"),
     "mesh.js": ("mesh.js", "text/javascript"),
+    "quantiles.js": ("quantiles.js", "text/javascript"),
     "view.js": ("view.js", "text/javascript"),
 }
 

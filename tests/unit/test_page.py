@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,27 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from made_up import HOSTILE, MadeUp
 
+from meshlb.elsewhere import Elsewhere
 from meshlb.http import server as http
 from meshlb.model import BackendState
+from meshlb.report import told_document
 from meshlb.table import Table, build
 from meshlb.timeline import News, Timeline, of_tables
+from meshlb.window import Window
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 WIDTHS = (390, 1024, 1920)
 ROWS = "document.querySelectorAll('#service-list tbody tr').length"
+EDGES = "[...document.querySelectorAll('.wire .from')].map(one => one.textContent)"
+ACTIVE = "[...document.querySelectorAll('#service-list tbody td:nth-child(4)')].map(one => one.textContent)"
+CHOOSE = (
+    "document.getElementById('from').value = 'ADDRESS'; "
+    "document.getElementById('from').dispatchEvent(new Event('change'))"
+)
+SENT = "[...document.querySelectorAll('.tasks small')].map(one => one.textContent)"
+SEEN = """[...document.querySelectorAll('#events li')].map(one =>
+    [...one.querySelectorAll('.name')].map(each => each.textContent))"""
 WIDE = "document.documentElement.scrollWidth"
 NAMELESS = """[...document.querySelectorAll('a, button, input, summary, h1, h2, h3, th')].filter(one =>
     !(one.textContent.trim() || one.labels?.length || one.getAttribute('aria-label'))
@@ -38,11 +51,16 @@ CONTRAST = """(() => {
 })()"""
 
 
-def shown(mesh: MadeUp, timeline: Timeline, scenario: Callable[[Page, str], Awaitable[None]]) -> None:
+def shown(
+    mesh: MadeUp,
+    timeline: Timeline,
+    scenario: Callable[[Page, str], Awaitable[None]],
+    elsewhere: Elsewhere | None = None,
+) -> None:
     async def run() -> None:
         async with (
             asyncio.timeout(90),
-            http.serve("127.0.0.1:0", mesh.ask, None, mesh.statistics, timeline) as url,
+            http.serve("127.0.0.1:0", mesh.ask, None, mesh.statistics, timeline, elsewhere=elsewhere) as url,
             browser() as page,
         ):
             await scenario(page, url)
@@ -93,6 +111,52 @@ async def find(page: Page, word: str) -> None:
     )
     await page.value(script.replace("WORD", repr(word)))
     await page.until("document.querySelectorAll('.service').length === 3")
+
+
+def test_all_nodes_are_added_up_and_each_can_be_seen_alone() -> None:
+    mesh, timeline, elsewhere = MadeUp({"web": 2}), Timeline(), Elsewhere()
+    timeline.tell([News("task-down", "web.1 is down"), News("failover", "1 attempt went on")])
+    there, window = "192.0.2.2", Window()
+
+    async def tell(at: float) -> None:
+        window.look(at, found := await mesh.statistics())
+        elsewhere.take(there, "counts", at, told_document(found, window, at, 100))
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, 1024)
+        await page.until(
+            "/agent of node1 alone.*No other agent tells/.test(document.getElementById('scope').textContent)"
+        )
+        own = time.time()
+        events = [
+            {"id": 1, "time": own + 3600, "kind": "task-down", "text": "web.1 is down"},
+            {"id": 2, "time": own + 3600, "kind": "failover", "text": HOSTILE},
+        ]
+        elsewhere.take(there, "events", own + 3600, {"events": events})  # its clock is wrong
+        await tell(own - 1)
+        await page.until(
+            "/2 of 3 nodes.*the agent of node3/.test(document.getElementById('scope').textContent)"
+        )
+        await tell(own)
+        assert await page.until(f"{EDGES}.length && {EDGES}") == ["node1", "node2"] * 2
+        assert await page.until(SENT) == ["", " (node1 7, node2 7)"]
+        await page.until("/p50/.test(document.querySelector('.facts').textContent)")
+        assert await page.value(SEEN) == [
+            [HOSTILE, "seen by node2"],
+            ["1 attempt went on", "seen by node1"],
+            ["web.1 is down", "seen by node1, node2"],
+        ]
+        both = await page.value(ACTIVE)
+        for address, part in ((there, "node2"), ("192.0.2.3", "node3")):
+            await page.value(CHOOSE.replace("ADDRESS", address))
+            await page.until(f"/ {part}/.test(document.getElementById('scope').textContent)")
+        assert await page.value(ACTIVE) == ["\u2013", "\u2013"]  # its agent tells nothing
+        await page.value(CHOOSE.replace("ADDRESS", there))
+        await page.until(f'JSON.stringify({ACTIVE}) === \'["0","7"]\'')
+        assert both == ["0", "14"]
+        assert page.complaints == []
+
+    shown(mesh, timeline, scenario, elsewhere)
 
 
 def test_hostile_names_stay_text() -> None:

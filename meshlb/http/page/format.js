@@ -30,6 +30,11 @@ export function seconds(time) {
   return time < 1 ? `${digits(time * 1000)} ms` : `${digits(time)} s`;
 }
 
+// The median and the 99th of a hundred.
+export function times(found) {
+  return found ? `${seconds(found[0])} / ${seconds(found[1])}` : "–";
+}
+
 export function clock(time) {
   return new Date(time * 1000).toLocaleTimeString("en-GB");
 }

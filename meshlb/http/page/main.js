@@ -1,6 +1,6 @@
 // Hears what the agent tells, and has it shown. A stream that is refused is tried again.
 
-import { join } from "./mesh.js";
+import { join, namesOf, timeline } from "./mesh.js";
 import * as view from "./view.js";
 
 const EVENTS_KEPT = 200;
@@ -8,9 +8,8 @@ const AGAIN = 5000; // milliseconds
 const SILENT = 25000; // the agent sends counts every second, and never less than every ten
 
 let status = null;
-let counts = null;
-let before = null;
-let events = [];
+let own = { now: null, before: null, events: [] };
+let others = new Map(); // by address: what their agents tell, through this node's
 let fresh = true; // the next events are all that the agent has
 let heard = 0;
 let drawing = false;
@@ -23,16 +22,30 @@ function listen() {
     draw();
   });
   stream.onopen = () => {
-    [fresh, heard, counts, before] = [true, Date.now(), null, null];
+    [fresh, heard] = [true, Date.now()];
+    [own, others] = [{ ...own, now: null, before: null }, new Map()];
     view.link("live", "Live");
   };
   on("status", (found) => { status = found; });
-  on("counts", (found) => { [before, counts] = [counts, found]; });
+  on("counts", (found) => { [own.before, own.now] = [own.now, found]; });
   on("events", (found) => {
-    if (!fresh) view.say(found);
-    events = (fresh ? found : [...events, ...found]).slice(-EVENTS_KEPT);
+    own.events = (fresh ? found : [...own.events, ...found]).slice(-EVENTS_KEPT);
+    const news = fresh ? [] : found;
     fresh = false;
-    view.events(events);
+    tellEvents(news);
+  });
+  on("node-counts", (found) => {
+    const one = other(found.node);
+    [one.before, one.now] = [one.now, found];
+  });
+  on("node-events", (found) => {
+    const one = other(found.node);
+    const last = one.events.at(-1)?.id ?? Infinity;
+    Object.assign(one, { events: found.events, ahead: found.ahead });
+    tellEvents(found.events.filter((each) => each.id > last));
+  });
+  on("told", ({ nodes }) => {
+    for (const [address, one] of others) if (!nodes.includes(address)) [one.before, one.now] = [null, null];
   });
   stream.onerror = () => {
     view.link("lost", "No connection to the agent; what is shown is old");
@@ -42,13 +55,36 @@ function listen() {
   };
 }
 
+function other(address) {
+  return others.get(address) ?? others.set(address, { now: null, before: null, events: [], ahead: 0 }).get(address);
+}
+
+// This node's agent first; of nodes that are silent nothing is new.
+function sources() {
+  const names = namesOf(status);
+  const self = status.nodes.find((node) => node.self);
+  const up = new Set(status.nodes.filter((node) => node.state === "up").map((node) => node.address));
+  const here = { address: self?.address ?? "", name: self ? names.get(self.address) : "this node", self: true, ahead: 0, ...own };
+  const there = [...others].filter(([address]) => address !== here.address).map(([address, one]) => (
+    { address, name: names.get(address) ?? address, self: false, ...one, now: up.has(address) ? one.now : null }));
+  return [here, ...there.sort((one, another) => one.name.localeCompare(another.name))];
+}
+
+function tellEvents(news) {
+  if (!status) return;
+  const all = timeline(sources());
+  const alone = new Set(all.filter((one) => one.seen.length === 1).map((one) => one.text));
+  view.say(news.filter((one) => alone.has(one.text)));
+  view.events(all, others.size > 0);
+}
+
 // At most once a frame, and not at all while nobody looks at the page.
 function draw() {
   if (drawing || !status) return;
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    view.draw(status, join(status, counts, before));
+    view.draw(status, join(status, sources(), view.from()));
   });
 }
 

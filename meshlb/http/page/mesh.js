@@ -1,12 +1,20 @@
-// What the agent told, joined: pure functions of its status, its newest counts and the ones before.
+// What the agents told, joined: pure functions of this one's status and of what each node's agent counts.
+// A source is {address, name, self, now, before}: the newest counts of one node and the ones before.
 
-const PER_SECOND = ["accepted", "failed", "received", "sent"];
+import { quantiles } from "./quantiles.js";
 
-// {services: [{name, ports: [{port, state, reason, counts, rates, backends: [...]}]}], nodes, totals}
-export function join(status, counts, before) {
-  const ports = rates(counts, before, "ports", (one) => one.port);
-  const backends = rates(counts, before, "backends", (one) => `${one.port} ${one.task}`);
-  const nodes = new Map(status.nodes.flatMap((node) => [node.address, node.id].map((key) => [key, node.name || node.address])));
+const ADDED = ["open", "active", "failed", "failovers"];
+const PACED = ["accepted", "connected", "failed", "received", "sent"];
+const TIMES = ["connect", "first_byte"];
+const TOGETHER = 10; // seconds within which two agents tell of the same event
+const EVENTS_KEPT = 200;
+
+// {services: [{name, ports: [{port, state, reason, counts, pace, times, backends: [...]}]}], nodes, flow, totals, silent}
+export function join(status, sources, from = "") {
+  const used = sources.filter((one) => one.now && (!from || one.address === from));
+  const ports = gather(used, "ports", (one) => one.port);
+  const backends = gather(used, "backends", (one) => `${one.port} ${one.task}`);
+  const names = namesOf(status);
   const services = servicesOf(status).map((service) => ({
     name: service.name,
     ports: service.ports.map((port) => ({
@@ -14,12 +22,43 @@ export function join(status, counts, before) {
       ...(ports.get(port.port) ?? {}),
       backends: port.backends.map((one) => ({
         ...one,
-        on: nodes.get(one.node) ?? one.node,
+        on: names.get(one.node) ?? one.node,
         ...(backends.get(`${port.port} ${one.task}`) ?? {}),
       })),
     })),
   }));
-  return { services, nodes: status.nodes, flow: flow(services, status), totals: totals(ports) };
+  return {
+    services,
+    nodes: status.nodes.map((node) => nodeOf(node, sources)),
+    flow: flow(services, status, used),
+    totals: totals(ports),
+    telling: used,
+    silent: status.nodes.filter((node) => !sources.some((one) => one.address === node.address && one.now)),
+  };
+}
+
+export function namesOf(status) {
+  return new Map(status.nodes.flatMap((node) => [node.address, node.id].map((key) => [key, node.name || node.address])));
+}
+
+// Events of all agents, oldest first. Several may have seen the same: that is one, with all of them.
+export function timeline(tellers) {
+  const all = tellers.flatMap(({ address, name, ahead, events }) => events.map((one) => ({
+    ...one, key: `${address} ${one.id}`, seen: [name], time: Math.abs(ahead) > 1 ? one.time - ahead : one.time,
+  }))).sort((one, other) => one.time - other.time);
+  const newest = new Map();
+  const found = [];
+  for (const one of all) {
+    const what = `${one.kind} ${one.text}`;
+    const known = newest.get(what);
+    if (known && one.time - known.time < TOGETHER && !known.seen.includes(one.seen[0])) {
+      known.seen.push(...one.seen);
+    } else {
+      newest.set(what, one);
+      found.push(one);
+    }
+  }
+  return found.slice(-EVENTS_KEPT);
 }
 
 // Ports that are served with their service's backends; also those of which only the state is known.
@@ -39,35 +78,59 @@ function servicesOf(status) {
   return [...services.values()].sort((one, other) => one.name.localeCompare(other.name));
 }
 
-function rates(counts, before, kind, keyOf) {
-  const old = new Map((before?.[kind] ?? []).map((one) => [keyOf(one), one]));
-  const seconds = before ? counts.time - before.time : 0;
+// What sources count of each port, or backend, added up.
+function gather(sources, kind, keyOf) {
   const found = new Map();
-  for (const one of counts?.[kind] ?? []) {
-    const was = old.get(keyOf(one));
-    const pace = {};
-    for (const name of [...PER_SECOND, "connected"]) {
-      const more = was && seconds > 0 ? one[name] - was[name] : null;
-      pace[name] = more === null || Number.isNaN(more) ? null : Math.max(0, more / seconds);
+  for (const { address, name, now, before } of sources) {
+    const old = new Map((before?.[kind] ?? []).map((one) => [keyOf(one), one]));
+    const seconds = before ? now.time - before.time : 0;
+    for (const one of now[kind]) {
+      const key = keyOf(one);
+      const sum = found.get(key) ?? found.set(key, { counts: { aside: false }, pace: {}, times: {}, buckets: {}, by: [] }).get(key);
+      const pace = paceOf(one, old.get(key), seconds);
+      for (const each of ADDED) sum.counts[each] = (sum.counts[each] ?? 0) + (one[each] ?? 0);
+      for (const each of PACED) sum.pace[each] = plus(sum.pace[each] ?? null, pace[each]);
+      for (const each of TIMES) (sum.buckets[each] ??= []).push(one[`${each}_buckets`] ?? []);
+      sum.counts.aside ||= Boolean(one.aside);
+      sum.by.push({ address, name, active: one.active ?? one.open, pace: pace.connected ?? pace.accepted });
     }
-    found.set(keyOf(one), { counts: one, pace });
+  }
+  for (const sum of found.values()) {
+    for (const each of TIMES) sum.times[each] = quantiles(sum.buckets[each]);
   }
   return found;
 }
 
+function paceOf(one, was, seconds) {
+  return Object.fromEntries(PACED.map((name) => {
+    const more = was && seconds > 0 && name in one ? one[name] - was[name] : null;
+    return [name, more === null || Number.isNaN(more) ? null : Math.max(0, more / seconds)];
+  }));
+}
+
+function plus(sum, more) {
+  return more === null ? sum : (sum ?? 0) + more;
+}
+
 function totals(ports) {
-  const sum = { open: 0, failed: 0, failovers: 0, accepted: null, received: null, sent: null };
-  for (const { counts, pace } of ports.values()) {
+  const sum = { open: 0, failed: 0, failovers: 0, accepted: null, received: null, sent: null, buckets: {}, times: {} };
+  for (const { counts, pace, buckets } of ports.values()) {
     for (const name of ["open", "failed", "failovers"]) sum[name] += counts[name];
-    for (const name of ["accepted", "received", "sent"]) {
-      if (pace[name] !== null) sum[name] = (sum[name] ?? 0) + pace[name];
-    }
+    for (const name of ["accepted", "received", "sent"]) sum[name] = plus(sum[name], pace[name]);
+    for (const name of TIMES) (sum.buckets[name] ??= []).push(...buckets[name]);
   }
+  for (const name of TIMES) sum.times[name] = quantiles(sum.buckets[name] ?? []);
   return sum;
 }
 
-// To which node how much goes, and to which of its tasks.
-function flow(services, status) {
+// A node with what clients open to it, if its agent tells.
+function nodeOf(node, sources) {
+  const source = sources.find((one) => one.address === node.address && one.now);
+  return { ...node, sum: source ? totals(gather([source], "ports", (one) => one.port)) : null };
+}
+
+// To which node how much goes from which, and to which of its tasks.
+function flow(services, status, sources) {
   const nodes = new Map(status.nodes.map((node) => [node.name || node.address, { ...node, tasks: new Map() }]));
   for (const service of services) {
     for (const port of service.ports) {
@@ -75,17 +138,23 @@ function flow(services, status) {
         const name = one.on || "elsewhere";
         if (!nodes.has(name)) nodes.set(name, { name, state: "up", self: false, tasks: new Map() });
         const tasks = nodes.get(name).tasks;
-        const task = tasks.get(one.task) ?? { id: one.task, name: one.name || one.task, state: one.state, active: 0, pace: null };
+        const task = tasks.get(one.task) ?? { id: one.task, name: one.name || one.task, state: one.state, active: 0, from: new Map() };
         task.active += one.counts?.active ?? 0;
-        if (one.pace?.connected != null) task.pace = (task.pace ?? 0) + one.pace.connected;
+        for (const by of one.by ?? []) addEdge(task.from, by);
         tasks.set(one.task, task);
       }
     }
   }
   return [...nodes].map(([name, node]) => {
-    const tasks = [...node.tasks.values()];
-    const active = tasks.reduce((sum, task) => sum + task.active, 0);
-    const pace = tasks.reduce((sum, task) => (task.pace === null ? sum : (sum ?? 0) + task.pace), null);
-    return { name, state: node.state, self: node.self, active, pace, tasks };
+    const tasks = [...node.tasks.values()].map((task) => ({ ...task, from: [...task.from.values()] }));
+    const from = new Map(sources.map((one) => [one.address, { address: one.address, name: one.name, active: 0, pace: null }]));
+    for (const task of tasks) for (const by of task.from) addEdge(from, by);
+    return { name, state: node.state, self: node.self, from: [...from.values()], tasks };
   }).filter((node) => node.tasks.length);
+}
+
+function addEdge(edges, { address, name, active, pace }) {
+  const edge = edges.get(address) ?? edges.set(address, { address, name, active: 0, pace: null }).get(address);
+  edge.active += active;
+  edge.pace = plus(edge.pace, pace);
 }

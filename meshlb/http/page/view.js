@@ -5,7 +5,10 @@ import * as format from "./format.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST = 100; // backends of a port, and tasks of a node, that are shown
-const COLUMNS = ["Task", "Node", "State", "Active", "New/s", "In/s", "Out/s", "Failed"];
+const NAMED = 3; // nodes that a sentence names
+const WIRES = 6; // nodes that are shown to send to one
+const COLUMNS = ["Task", "Node", "State", "Active", "New/s", "In/s", "Out/s", "Failed", "Connect", "First byte"];
+const TIMES = "the median / what 99 of 100 took less than, of late";
 const SAID = { aside: "set aside: it failed too often in a row, single connections probe it" };
 const STATES = {
   up: "takes connections",
@@ -69,20 +72,52 @@ export function say(events) {
 
 export function onFind(again) {
   $("find").addEventListener("input", again);
+  $("from").addEventListener("change", again);
+}
+
+// The node whose clients are shown alone: its address; empty for all.
+export function from() {
+  return $("from").value;
 }
 
 export function draw(status, mesh) {
   const self = status.nodes.find((node) => node.self);
   const name = self?.name || self?.address || location.hostname;
   text($("here"), name);
-  text($("node"), self ? name : "this node");
+  scope(status, mesh, name);
   document.title = `${name} · meshlb`;
   text($("release"), `meshlb ${status.version} · source: ${status.source.kind}`);
   problems(status);
   totals(status, mesh);
   services(mesh.services);
-  flow(mesh.flow, name);
-  nodes(status);
+  flow(mesh.flow);
+  nodes(mesh.nodes);
+}
+
+// Whose counts these are.
+function scope(status, mesh, name) {
+  const choices = [{ address: "", name: "all nodes" }, ...status.nodes.map((node) => ({ ...node, name: node.name || node.address }))];
+  list($("from"), choices, (one) => one.address, (one) => Object.assign(el("option"), { value: one.address }),
+    (child, one) => text(child, one.name));
+  $("from").parentElement.hidden = status.nodes.length < 2;
+  const chosen = choices.find((one) => one.address && one.address === from());
+  text($("scope"), sentence(status, mesh, name, chosen));
+}
+
+function sentence(status, mesh, name, chosen) {
+  if (chosen && !mesh.telling.length) return `The agent of ${chosen.name} tells nothing: it is not connected, or of an older release.`;
+  if (chosen) return `These are the connections that clients open to ${chosen.name}, wherever they are led.`;
+  const count = mesh.telling.length;
+  if (count < 2) {
+    const why = status.nodes.length > 1 ? " No other agent tells this one what it counts." : "";
+    return `This is what the agent of ${name} alone sees: the connections that clients open to this node.${why}`;
+  }
+  if (!mesh.silent.length) return `This is the whole mesh: the connections that clients open to any of ${count} nodes.`;
+  return `These are the connections that clients open to ${count} of ${status.nodes.length} nodes. Nothing is told by the agent of ${named(mesh.silent.map((node) => node.name || node.address))}.`;
+}
+
+function named(names) {
+  return names.slice(0, NAMED).join(", ") + (names.length > NAMED ? ` and ${names.length - NAMED} more` : "");
 }
 
 function problems(status) {
@@ -102,7 +137,7 @@ function totals(status, mesh) {
     ["New per second", format.rate(sum.accepted)],
     ["From clients", `${format.bytes(sum.received)}/s`],
     ["To clients", `${format.bytes(sum.sent)}/s`],
-    ["Ports served", `${status.ports.length - failed} of ${status.ports.length}`, failed],
+    ["Ports served here", `${status.ports.length - failed} of ${status.ports.length}`, failed],
     ["Tasks up", `${up} of ${new Set(tasks.map((one) => one.task)).size}`],
     ["Failovers", format.short(sum.failovers)],
     ["Turned away", format.short(sum.failed)],
@@ -149,6 +184,7 @@ function makePort(port) {
   head.role = "row";
   for (const title of COLUMNS) {
     const cell = el("th", "", title);
+    if (COLUMNS.indexOf(title) > 7) cell.title = TIMES;
     [cell.scope, cell.role] = ["col", "columnheader"];
     head.append(cell);
   }
@@ -175,7 +211,7 @@ function facts(port) {
   if (port.counts) {
     parts.push(`${format.short(port.counts.open)} active`, `${format.rate(port.pace.accepted)} new/s`);
     for (const [name, title] of [["connect", "connect"], ["first_byte", "first byte"]]) {
-      const found = port.counts[name];
+      const found = port.times[name];
       if (found) parts.push(`${title} p50 ${format.seconds(found[0])}`, `p99 ${format.seconds(found[1])}`);
     }
   }
@@ -203,58 +239,82 @@ function fillBackend(row, one) {
   state(cells[2].firstElementChild, aside ? "aside" : one.state, aside ? SAID.aside : "");
   const figures = one.counts
     ? [format.short(one.counts.active), format.rate(one.pace.connected), format.bytes(one.pace.received),
-      format.bytes(one.pace.sent), format.short(one.counts.failed)]
-    : ["–", "–", "–", "–", "–"];
+      format.bytes(one.pace.sent), format.short(one.counts.failed), format.times(one.times.connect), format.times(one.times.first_byte)]
+    : COLUMNS.slice(3).map(() => "–");
   figures.forEach((figure, at) => text(cells[at + 3], figure));
 }
 
 // Thickness is by the square root, so that one connection is seen beside ten thousand.
-function flow(found, name) {
-  const most = Math.max(1, ...found.map((node) => node.active));
+function flow(found) {
+  const most = Math.max(1, ...found.flatMap((node) => node.from.map((one) => one.active)));
   list($("flow"), found, (one) => one.name,
-    () => el("div", "target", el("div", "wire", el("span", "from"), el("span", "line"), el("span", "much")),
-      el("div", "box", el("h3", "name"), el("ul", "tasks"))),
+    () => el("div", "target", el("div", "wires"), el("div", "box", el("h3", "name"), el("ul", "tasks"))),
     (row, node) => {
-      const [wire, box] = row.children;
-      text(wire.children[0], name);
-      wire.children[1].style.setProperty("--width", `${node.active ? 1 + 9 * Math.sqrt(node.active / most) : 1}px`);
-      wire.children[1].classList.toggle("idle", !node.active);
-      text(wire.children[2], `${format.short(node.active)} active, ${format.rate(node.pace)} new/s`);
+      const [wires, box] = row.children;
+      list(wires, sending(node.from), (one) => one.address,
+        () => el("div", "wire", el("span", "from name"), el("span", "line"), el("span", "much")),
+        (wire, one) => fillWire(wire, one, most));
       text(box.firstElementChild, node.self ? `${node.name} (this node)` : node.name);
       box.dataset.state = node.state;
       list(box.lastElementChild, node.tasks.slice(0, MOST), (one) => one.id,
-        (one) => el("li", "", el("span", "name", format.name(one.name)), " ", el("b")),
-        (child, one) => {
-          child.dataset.state = one.state;
-          child.title = `${one.name}: ${one.state}`;
-          text(child.lastElementChild, format.short(one.active));
-        });
+        (one) => el("li", "", el("span", "name", format.name(one.name)), " ", el("b"), el("small")), fillTask);
     });
 }
 
-function nodes(status) {
-  const all = [...status.nodes].sort((one, other) => other.self - one.self || one.name.localeCompare(other.name));
+// All nodes, or those with most: a mesh may have hundreds.
+function sending(from) {
+  return from.length > WIRES ? [...from].sort((one, other) => other.active - one.active).slice(0, WIRES) : from;
+}
+
+function fillWire(wire, one, most) {
+  text(wire.children[0], one.name);
+  wire.children[1].style.setProperty("--width", `${one.active ? 1 + 9 * Math.sqrt(one.active / most) : 1}px`);
+  wire.children[1].classList.toggle("idle", !one.active);
+  text(wire.children[2], `${format.short(one.active)} active, ${format.rate(one.pace)} new/s`);
+}
+
+function fillTask(child, one) {
+  const from = one.from.filter((each) => each.active).sort((each, other) => other.active - each.active);
+  child.dataset.state = one.state;
+  child.title = [`${one.name}: ${one.state}`, ...from.map((each) => `${each.active} from ${each.name}`)].join("\n");
+  text(child.children[1], format.short(one.active));
+  text(child.children[2], from.length && one.from.length > 1
+    ? ` (${from.slice(0, NAMED).map((each) => `${each.name} ${format.short(each.active)}`).join(", ")}${from.length > NAMED ? ", …" : ""})` : "");
+}
+
+function nodes(found) {
+  const all = [...found].sort((one, other) => other.self - one.self || one.name.localeCompare(other.name));
   list($("nodes"), all, (one) => one.id || one.address,
-    () => el("li", "", el("span", "name"), el("span", "quiet"), el("span", "state")),
+    () => el("li", "", el("span", "name"), el("span", "quiet"), el("span", "state"), el("span", "facts")),
     (child, node) => {
       text(child.children[0], node.name || node.address);
       text(child.children[1], node.self ? `${node.address} · this node` : node.address);
       state(child.children[2], node.state);
+      text(child.children[3], node.sum ? clients(node.sum) : "Its agent tells nothing to this one.");
     });
   $("nodes").parentElement.hidden = !all.length;
 }
 
-export function events(all) {
-  list($("events"), [...all].reverse(), (one) => one.id,
+// What clients open to a node.
+function clients(sum) {
+  const parts = [`${format.short(sum.open)} active`, `${format.rate(sum.accepted)} new/s`,
+    `in ${format.bytes(sum.received)}/s`, `out ${format.bytes(sum.sent)}/s`];
+  if (sum.times.first_byte) parts.push(`first byte ${format.times(sum.times.first_byte)}`);
+  if (sum.failed) parts.push(`${format.short(sum.failed)} turned away`);
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ").replaceAll("–/s", "–");
+}
+
+export function events(all, several) {
+  list($("events"), [...all].reverse(), (one) => one.key,
     (one) => {
       const time = el("time", "", format.clock(one.time));
       time.dateTime = new Date(one.time * 1000).toISOString();
-      const made = el("li", "", time, el("span", "kind", one.kind.replace("-", " ")), el("span", "name", format.name(one.text)));
+      const made = el("li", "", time, el("span", "kind", one.kind.replace("-", " ")), el("span", "name", format.name(one.text)), el("span", "seen name"));
       made.title = one.text;
       made.dataset.tone = tone(one.kind);
       return made;
     },
-    () => {});
+    (child, one) => text(child.lastElementChild, several ? `seen by ${named(one.seen)}` : ""));
 }
 
 function tone(kind) {
