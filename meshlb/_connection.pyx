@@ -117,7 +117,7 @@ cdef void conns_bury(worker_t *w) noexcept nogil:
 # -- The beginning: who may come in
 
 cdef void conn_accepted(worker_t *w, port_t *port, int fd, const address_t *peer) noexcept nogil:
-    """A client's socket. `peer` is only looked at where the port's route wants it."""
+    """A client's socket. `peer` is only looked at where the port's route wants it, and not after the return."""
     cdef port_counters *counters = &port.counters[w.index]
     cdef conn_t *c = _slot_take(streams_of(w))
     cdef route_t *route = route_of(w, port)
@@ -130,10 +130,14 @@ cdef void conn_accepted(worker_t *w, port_t *port, int fd, const address_t *peer
     _conn_start(w, c, port, fd)
     if route == NULL:
         _conn_refuse(w, c, REFUSED_NO_BACKEND)
-    elif route.wants_source:
+        return
+    if route.wants_peer:
+        streams_of(w).newcomer, streams_of(w).newcomer_address = c, peer
+    if route.wants_source:
         _conn_screen(w, c, route, peer)
     else:
         _conn_enter(w, c, route)
+    streams_of(w).newcomer = NULL
 
 
 cdef void _conn_screen(worker_t *w, conn_t *c, route_t *route, const address_t *peer) noexcept nogil:
@@ -245,14 +249,12 @@ cdef bint _peer_address(int fd, uint8_t *address) noexcept nogil:
     return True
 
 
-cdef bint _header_write(conn_t *c, route_t *route) noexcept nogil:
+cdef bint _header_write(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     """Puts our own PROXY header before the client's first bytes. False without memory, or the client has gone."""
     cdef origin_t origin
     cdef char header[PROXY_HEADER_ROOM]
     cdef char *data
-    if c.origin != NULL:
-        origin = c.origin[0]
-    elif not _addresses(c, &origin):
+    if not _client(w, c, &origin) or not _called(c, &origin):
         return False
     c.header_left = <uint8_t>proxy_format(
         header, route.proxy_protocol, origin.source, origin.source_port, origin.destination, origin.destination_port
@@ -267,16 +269,32 @@ cdef bint _header_write(conn_t *c, route_t *route) noexcept nogil:
     return True
 
 
-cdef bint _addresses(conn_t *c, origin_t *origin) noexcept nogil:
-    """The client's address and the one it spoke to; the port is the published one even where it was redirected."""
+cdef bint _client(worker_t *w, conn_t *c, origin_t *origin) noexcept nogil:
+    """The client's address and port: of a PROXY header, of accepting, or asked for. False when it has gone."""
     cdef address_t address
     cdef sys.socklen_t size = sizeof(address)
-    if sys.getpeername(c.client.fd, &address.any, &size) != 0:
+    if c.origin != NULL:
+        memcpy(origin.source, c.origin.source, 16)
+        origin.source_port = c.origin.source_port
+        return True
+    if streams_of(w).newcomer == c:
+        address = streams_of(w).newcomer_address[0]
+    elif sys.getpeername(c.client.fd, &address.any, &size) != 0:
         return False
     address16(&address, origin.source)
     # The port stands at the same place for both families.
     origin.source_port = sys.ntohs(address.v4.sin_port)
-    size = sizeof(address)
+    return True
+
+
+cdef bint _called(conn_t *c, origin_t *origin) noexcept nogil:
+    """The address that the client spoke to; the port is the published one even where it was redirected."""
+    cdef address_t address
+    cdef sys.socklen_t size = sizeof(address)
+    if c.origin != NULL:
+        memcpy(origin.destination, c.origin.destination, 16)
+        origin.destination_port = c.origin.destination_port
+        return True
     if sys.getsockname(c.client.fd, &address.any, &size) != 0:
         return False
     address16(&address, origin.destination)
@@ -526,7 +544,7 @@ cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
         if not _is_ours(sys.errno):
             backend_failed(backend, w.now, &w.random)
         return False
-    if route.proxy_protocol and c.header_left == 0 and not _header_write(c, route):
+    if route.proxy_protocol and c.header_left == 0 and not _header_write(w, c, route):
         _conn_refuse(w, c, REFUSED_RESOURCES)
         return True
     if c.client.flags & SNIFFED:
@@ -540,21 +558,13 @@ cdef bint _as_client(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     """Gives the backend's socket the client's own address, or leaves it the mesh's. False when neither may be."""
     cdef origin_t origin
     sys.errno = 0
-    if _client(c, &origin) and reach_face(route, origin.source) and sys.load_acquire_int(&c.backend.prepared):
+    if _client(w, c, &origin) and reach_face(route, origin.source) and sys.load_acquire_int(&c.backend.prepared):
         if reach_as(c.backend_end.fd, origin.source, origin.source_port):
             return True
         if not _fresh(w, c):
             return False
     sys.bump(&c.port.counters[w.index].masked, 1)
     return not route.unmasked
-
-
-cdef bint _client(conn_t *c, origin_t *origin) noexcept nogil:
-    """The client's address and port. False when it has gone."""
-    if c.origin == NULL:
-        return _addresses(c, origin)
-    origin[0] = c.origin[0]
-    return True
 
 
 cdef bint _fresh(worker_t *w, conn_t *c) noexcept nogil:

@@ -313,6 +313,7 @@ cdef class Forwarder:
         to.wants_source = bool(
             route.by_source or route.rate_interval or route.allow or route.deny or route.accept_proxy
         )
+        to.wants_peer = bool(to.wants_source or to.transparent or to.proxy_protocol)
         return 0
 
     cdef int _fill_tier(self, tier_t *tier, members, int balancer) except -1:

@@ -64,7 +64,7 @@ cdef int _take(worker_t *w, listener_t *listener) noexcept nogil:
     cdef address_t peer
     cdef sys.socklen_t size = sizeof(peer)
     cdef int fd
-    if route != NULL and route.wants_source:
+    if route != NULL and route.wants_peer:
         fd = sys.accept4(listener.fd, &peer.any, &size, sys.SOCK_NONBLOCK | sys.SOCK_CLOEXEC)
     else:
         fd = sys.accept4(listener.fd, NULL, NULL, sys.SOCK_NONBLOCK | sys.SOCK_CLOEXEC)

@@ -19,7 +19,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from meshlb._timer cimport timer_t
 from meshlb._tried cimport tried_t
-from meshlb._types cimport backend_t, port_t, worker_t
+from meshlb._types cimport address_t, backend_t, port_t, worker_t
 
 cdef enum:
     CHUNK = 64  # connections per allocation of the slab
@@ -133,6 +133,8 @@ cdef struct streams_t:
     conn_t *dead
     queue_t *queues
     timer_t queue_timer
+    conn_t *newcomer  # the one that is being accepted, and its client's address; NULL where that is not known
+    const address_t *newcomer_address
     pipe_t *pipes
     uint32_t pooled_pipes
     uint32_t until_sample

@@ -142,6 +142,7 @@ ctypedef uint32_t (*balancer_t)(const tier_t *tier, port_t *port, choice_t *choi
 cdef struct route_t:
     bint used
     bint wants_source  # the client's address matters before a backend is chosen
+    bint wants_peer  # it matters by then, or later: accepting tells it
     balancer_t balance
     tier_t tiers[TIERS]
     uint32_t count  # backends of all tiers

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from meshlb.elsewhere import Elsewhere
-from meshlb.model import ChannelStatus, Desired, Prepared, Remote, Standing
+from meshlb.model import ChannelStatus, Desired, Face, Prepared, Remote, Standing
 from meshlb.overlay import Overlay
-from meshlb.swarm.remembered import Memory
+from meshlb.swarm.remembered import DESIRED, PREPARED, Memory
 from meshlb.transparent.preparing import Preparing
+
+FIRST = 2.0  # seconds that ports wait at most for what is to be prepared on this node
 
 if TYPE_CHECKING:
     from meshlb.peers.channel import Peers
@@ -25,6 +27,7 @@ class Source(Protocol):
     on_standing: Callable[[Standing], None]
     recall: Callable[[str], Desired | None]
     channel: Callable[[], ChannelStatus | None]
+    patience: float
 
     def advise(self, desired: Desired) -> None:
         """Take what a manager's agent knows."""
@@ -53,18 +56,27 @@ class Advice:
         self._source, self._address, self._port = source, address, port
         self._overlay, self._elsewhere = overlay, elsewhere or Elsewhere()
         self._preparing = preparing
-        self._prepared, self._face = Prepared(), ""
+        self._prepared: Prepared | None = None
+        self._face = Face()
         self._remote = Remote()
         if preparing:
             preparing.told = self._take_prepared
-        self._memory = Memory(directory, self._cluster) if directory else None
+            source.patience = FIRST
+        self._memory = Memory(directory, self._cluster, DESIRED) if directory else None
+        self._ways = Memory(directory, self._cluster, PREPARED) if directory else None
+        self._recalled: Mapping[str, Prepared] = {}  # what other nodes have told an earlier agent
         self._standing = Standing()
         self._changed = asyncio.Event()
         self._peers: Peers | None = None
         source.on_standing = self._take
         source.channel = self.status
         if self._memory:
-            source.recall = self._memory.recall
+            source.recall = self._recall
+
+    async def prepare(self) -> None:
+        """Keep this node's part of clients' own addresses until cancelled: it does not wait for others."""
+        if self._preparing:
+            await self._preparing.run()
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -80,14 +92,14 @@ class Advice:
             on_remote=self._learn,
             on_shown=self._see,
             on_watched=self._elsewhere.watch,
+            prepared=self._recalled,
         )
         self._elsewhere.join(peers.look, peers.show)
         async with asyncio.TaskGroup() as group:
             group.create_task(peers.run())
-            if self._preparing:
-                group.create_task(self._preparing.run())
-            if self._memory:
-                group.create_task(self._memory.run())
+            for memory in (self._memory, self._ways):
+                if memory:
+                    group.create_task(memory.run())
             try:
                 while True:
                     self._pass_on(peers)
@@ -120,8 +132,6 @@ class Advice:
         peers.place(standing.hosts)
         peers.publish(standing.desired)
         peers.tell(standing.states, self._prepared)
-        if self._preparing:
-            self._preparing.want(standing.wanted)
         own = standing.address
         managers = [address for address in standing.managers if address != own]
         others = [address for address in standing.peers if address != own]
@@ -135,21 +145,32 @@ class Advice:
         self._remote = remote
         self._source.learn(self._with_own(remote))
         self._keep_ways(remote)
+        if self._ways and (remote.prepared or self._recalled):
+            self._recalled = remote.prepared
+            self._ways.keep(remote.prepared)
 
     def _see(self, address: str, told: Shown) -> None:
         self._elsewhere.take(address, told.kind, told.at, told.document)
 
     def _with_own(self, remote: Remote) -> Remote:
         """And what this node itself has prepared."""
-        if not self._face and not self._prepared.tasks:
+        own = self._prepared or Prepared()
+        if (own, self._face) == (Prepared(), Face()):
             return remote
-        prepared = {**remote.prepared, self._standing.address: self._prepared}
-        return replace(remote, prepared=prepared, face=self._face)
+        return replace(remote, prepared={**remote.prepared, self._standing.address: own}, face=self._face)
 
-    def _take_prepared(self, prepared: Prepared, face: str) -> None:
+    def _take_prepared(self, prepared: Prepared, face: Face) -> None:
         self._prepared, self._face = prepared, face
+        if self._peers is None:
+            self._remote = Remote(prepared=self._recalled)
         self._source.learn(self._with_own(self._remote))
         self._changed.set()
+
+    def _recall(self, root: str) -> Desired | None:
+        """What others have told an earlier agent. In the thread of the source."""
+        if self._ways and not self._recalled:
+            self._recalled = self._ways.recall(root) or {}
+        return self._memory.recall(root) if self._memory else None
 
     def _keep_ways(self, remote: Remote) -> None:
         """To the nodes that gossip has lost and whose kernels are not silent."""
@@ -167,6 +188,10 @@ class Advice:
 
     def _take(self, standing: Standing) -> None:
         self._standing = standing
+        if self._preparing and standing.wanted is not None:
+            self._preparing.want(standing.wanted)
+        else:
+            self._source.learn(self._with_own(self._remote))  # it need not wait for more
         self._changed.set()
 
     async def _first_root(self) -> Path:

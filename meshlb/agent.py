@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import click
@@ -42,7 +43,26 @@ PORTS_FIRST = 0.5  # seconds that the status page waits for the first table
 log = logging.getLogger("meshlb.agent")  # __name__ is __main__ under python -m
 AskStatus = Callable[[], Awaitable[Status]]
 Channel = Callable[[], contextlib.AbstractAsyncContextManager[None]]
-Leave = Callable[[], None]
+
+
+async def _nothing() -> None:
+    await asyncio.Event().wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What an agent has to do with other nodes; nothing, as it is.
+
+    `prepare` never ends by itself and begins before there is anything to serve, `channel` is entered once
+    that is served, and `leave` is called after the last connection. Serving waits for none of them.
+    """
+
+    prepare: Callable[[], Coroutine[Any, Any, None]] = _nothing
+    channel: Channel = contextlib.nullcontext
+    leave: Callable[[], None] = lambda: None
+
+
+NOBODY = Others()
 
 
 class Source(Protocol):
@@ -135,7 +155,7 @@ async def _compose(config: Config, replace: bool) -> None:
     place.inherited.add(passed_on)
     listeners = Listeners(Takeover(config.takeover), inherited=place.inherited, store=store)
     elsewhere = Elsewhere()
-    (channel, leave), signals = _channel(config, source, elsewhere), Signals()
+    others, signals = _others(config, source, elsewhere), Signals()
     with signals.handled():
         try:
             await asyncio.to_thread(place.claim, replace)
@@ -146,13 +166,13 @@ async def _compose(config: Config, replace: bool) -> None:
                 plane,
                 signals,
                 place=place,
-                channel=channel,
+                others=others,
                 access=access,
                 elsewhere=elsewhere,
             )
         finally:
             await asyncio.to_thread(listeners.shutdown)
-            await asyncio.to_thread(leave)
+            await asyncio.to_thread(others.leave)
             place.close()
 
 
@@ -173,15 +193,10 @@ def _access(config: Config) -> Access | None:
     return Access(config.http_certificate, config.http_key, config.http_users)
 
 
-def _channel(config: Config, source: Source, elsewhere: Elsewhere) -> tuple[Channel, Leave]:
-    """The channel between agents, once it is entered, and what ends with the last connection.
-
-    Serving never waits for it, nor ends with it.
-
-    It hears what the source says from the first word on, so it is made before that speaks.
-    """
+def _others(config: Config, source: Source, elsewhere: Elsewhere) -> Others:
+    """It hears what the source says from the first word on, so it is made before that speaks."""
     if not config.peers or config.config is not None:
-        return contextlib.nullcontext, lambda: None
+        return NOBODY
     from meshlb.advice import Advice  # noqa: PLC0415  # TLS and HTTP clients that a file does not need
     from meshlb.overlay import Overlay  # noqa: PLC0415
     from meshlb.plane import enter_namespace  # noqa: PLC0415
@@ -194,7 +209,7 @@ def _channel(config: Config, source: Source, elsewhere: Elsewhere) -> tuple[Chan
     advice = Advice(
         own, address, port, config.state_dir, overlay=overlay, preparing=preparing, elsewhere=elsewhere
     )
-    return lambda: _advising(advice), preparing.close
+    return Others(advice.prepare, lambda: _advising(advice), preparing.close)
 
 
 @contextlib.asynccontextmanager
@@ -221,7 +236,7 @@ async def run(
     signals: Signals,
     *,
     place: Place | None = None,
-    channel: Channel = contextlib.nullcontext,
+    others: Others = NOBODY,
     access: Access | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> None:
@@ -236,7 +251,8 @@ async def run(
         doors.callback(place.close)
         with _plain_errors():
             async with asyncio.TaskGroup() as group:
-                parts = [group.create_task(_follow(source, serving))]
+                preparing = group.create_task(others.prepare())
+                parts = [group.create_task(_follow(source, serving)), preparing]
                 sockets = await _take_place(config, source, serving, place, signals.stop)
                 work = serving.run(), _reload(source, signals.reload), _announce(serving), place.tidy(serving)
                 shown = show(serving.statistics, serving.timeline, elsewhere)
@@ -245,12 +261,13 @@ async def run(
                 await unless(signals.stop, place.settle(serving))
                 page = _status_page(config, serving, status, sockets, access=access, elsewhere=elsewhere)
                 await doors.enter_async_context(page)
-                await doors.enter_async_context(channel())
+                await doors.enter_async_context(others.channel())
                 upgrade = Upgrade(signals.upgrade)
                 upgrading = group.create_task(upgrade.run())
                 heir = await unless(signals.stop, place.give(serving))
                 upgrading.cancel()
                 if heir is not None:
+                    preparing.cancel()
                     await doors.aclose()  # what we have closed the other one may open
                     await _bid_farewell(heir, upgrade)
                     await serving.drain(config.linger, signals.stop)

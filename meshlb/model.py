@@ -103,7 +103,8 @@ class Snapshot:
     path is another one. `problems` are sentences for the user about parts that had to be left out.
     `node` is the address of the node that this snapshot is for. `absent` is what a task is that was in an
     earlier snapshot and is not in this one: `down` where the source lists tasks until they have died.
-    `masked` are networks of clients whose own address tasks must not see.
+    `masked` are networks of clients whose own address tasks must not see, `hindrances` by nodes' addresses
+    what keeps tasks there from seeing them; that of this node itself keeps all.
     """
 
     services: tuple[Service, ...] = ()
@@ -114,6 +115,7 @@ class Snapshot:
     node: str = ""
     absent: BackendState = BackendState.DRAINING
     masked: tuple[str, ...] = ()
+    hindrances: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +136,26 @@ class Prepared:
     """The tasks of one node whose answers to clients' own addresses find back to any of these ingress hosts.
 
     `networks` are those that the tasks are in: clients from there could be taken for neighbours, or for the
-    task itself.
+    task itself. `problem` says why others of its tasks are not prepared; empty when all is well.
     """
 
     tasks: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """This node's own address in the ingress network, in the network namespace with this inode.
+
+    Empty while its sockets there would not get what tasks answer to clients' own addresses; `problem` says
+    why, where that is known.
+    """
+
+    address: str = ""
+    namespace_id: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +164,14 @@ class Wanted:
 
     `used` is whether any port of the mesh is to show them. `tasks` are the addresses of the node's own tasks
     that are to see them, by the tasks' ids; `hosts` all nodes' addresses in the ingress network, and
-    `namespace` the file of this node's namespace there.
+    `namespace` the file of this node's namespace there, whose inode is `namespace_id`.
     """
 
     used: bool = False
     tasks: tuple[tuple[str, str], ...] = ()
     hosts: frozenset[str] = frozenset()
     namespace: str = ""
+    namespace_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +182,8 @@ class Standing:
     and of all nodes, `desired` what this node itself knows as a manager, None on a worker. `states` are those
     of its own tasks that are not simply up, `hosts` the address of the node that runs a task, by the task's
     id. `overlay` is the file of the namespace in which the ingress network's tunnels end, `lost` are the
-    addresses of nodes that gossip has ceased to show. `wanted` is about clients' own addresses.
+    addresses of nodes that gossip has ceased to show. `wanted` is about clients' own addresses, None while
+    services' policies are not known.
     """
 
     root: str = ""
@@ -177,7 +195,7 @@ class Standing:
     hosts: Mapping[str, str] = field(default_factory=dict)
     overlay: str = ""
     lost: frozenset[str] = frozenset()
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +204,15 @@ class Remote:
 
     `tasks` are the states of a node's tasks that are not simply up, as its own agent tells them. A node that
     is `suspected` has fallen silent; one that is `dead` has been silent for long, and is suspected as well.
-    `prepared` is what nodes have prepared, this one included, and `face` this node's address in the ingress
-    network, empty while clients' own addresses cannot be shown from here.
+    `prepared` is what nodes have prepared, this one included, and `face` how this node shows clients' own
+    addresses.
     """
 
     tasks: Mapping[str, Mapping[str, BackendState]] = field(default_factory=dict)
     suspected: frozenset[str] = frozenset()
     dead: frozenset[str] = frozenset()
     prepared: Mapping[str, Prepared] = field(default_factory=dict)
-    face: str = ""
+    face: Face = field(default_factory=Face)
 
 
 @dataclass(frozen=True, slots=True)

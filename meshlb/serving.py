@@ -9,17 +9,19 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol, Self, TypeVar
 
 import meshlb
 from meshlb import changes, timeline
 from meshlb.counts import Statistics
 from meshlb.errors import MeshError
-from meshlb.model import Counters, PortState, PortStatus, Snapshot, SourceStatus, Status
+from meshlb.model import Counters, Port, PortState, PortStatus, Snapshot, SourceStatus, Status
 from meshlb.orderbook import OrderBook
 from meshlb.orders import Orders
 from meshlb.ports.inherited import Named
 from meshlb.table import Table, build
+from meshlb.transparent.hidden import Hidden
 
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
 CALM = 30.0
@@ -102,6 +104,8 @@ class Serving:
         self.still = asyncio.Lock()  # whoever holds it keeps the plane as it is
         self.left = False  # another agent serves the ports
         self.timeline = timeline.Timeline()  # what happened, for the page
+        self.hidden: dict[Port, str] = {}  # what keeps ports from showing clients' own addresses
+        self._hidden = Hidden()
         self._plane = plane
         self.orders = Orders()
         self._book = book or OrderBook()
@@ -139,8 +143,10 @@ class Serving:
 
     def fault(self, part: str, sentence: str) -> None:
         """State, or with an empty sentence take back, what is wrong with a part of the agent."""
-        self._faults[part] = sentence
-        problems = (*self.table.problems, *(text for text in self._faults.values() if text))
+        self._faults.pop(part, None)
+        if sentence:
+            self._faults[part] = sentence
+        problems = (*self.table.problems, *self._faults.values())
         _tell(changes.of_problems(self.problems, problems))
         self.timeline.tell(timeline.of_problems(self.problems, problems))
         self.problems = problems
@@ -162,13 +168,29 @@ class Serving:
                 self.fault("plane", "")
 
     async def watch(self) -> None:
-        """Tell what keeps clients waiting, and take it back; never ends."""
+        """Tell what keeps clients waiting, or their addresses hidden, and take it back; never ends."""
         while True:
             await asyncio.sleep(WATCH)
+            self._look_at_addresses()
             try:
                 self.fault("clients", await self._call(self._plane.problem))
             except Exception:
                 log.exception("the plane does not say how it is")
+
+    def _look_at_addresses(self) -> None:
+        before = self.hidden
+        self.hidden = {} if self.left else self._hidden.look(self.table, self.snapshot, time.monotonic())
+        services = {entry.port: entry.service for entry in self.table.entries}
+        for port in before.keys() | self.hidden.keys():
+            if before.get(port) != self.hidden.get(port):
+                sentence = f"service {services[port]}: {self.hidden[port]}" if port in self.hidden else ""
+                self.fault(f"addresses at {port}", sentence)
+
+    def _told(self, status: PortStatus) -> PortStatus:
+        """With what else is to be said of a port that is served."""
+        hidden = self.hidden.get(status.port)
+        reasons = [reason for reason in (status.reason, hidden) if reason]
+        return replace(status, reason="; ".join(reasons)) if hidden else status
 
     async def keep(self) -> None:
         """Have the orders on disk follow those that hold; never ends. Tables never wait for a disk."""
@@ -218,7 +240,7 @@ class Serving:
             version=meshlb.__version__,
             source=source,
             snapshot=self.snapshot,
-            ports=self.ports,
+            ports=tuple(map(self._told, self.ports)),
             counters=counters,
             problems=self.problems,
             draining=self.draining,

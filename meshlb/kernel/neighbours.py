@@ -157,14 +157,15 @@ def _entries(data: bytes) -> Iterator[tuple[int, Neighbour]]:
 def _entry(body: bytes) -> Neighbour | None:
     """None of what is no entry of the two tables, or says nothing."""
     family, interface, state, flags, _ = _BODY.unpack_from(body)
-    fields = dict(_attributes(body[_BODY.size :]))
+    fields = dict(attributes(body[_BODY.size :]))
     forwarding, address = family == _BRIDGE, fields.get(_ADDRESS, b"")
     if family not in (socket.AF_INET, _BRIDGE) or (forwarding and not flags & _SELF) or len(address) != 4:
         return None
     return Neighbour(forwarding, interface, fields.get(_HARDWARE, b""), socket.inet_ntoa(address), state)
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kinds and values of the attributes in a body."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
         if length < _ATTRIBUTE.size:

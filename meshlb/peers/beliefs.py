@@ -7,7 +7,7 @@ node than the one that managers list at the address, or if it has said something
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from meshlb.model import BackendState, Desired, Node, Prepared
 from meshlb.peers.identity import IdentityError, Peer
@@ -17,14 +17,19 @@ _DEAD = BackendState.DOWN
 
 
 class Beliefs:
-    """What was heard of whom. `kept` is how many seconds the states of tasks outlive a connection."""
+    """What was heard of whom. `kept` is how many seconds the states of tasks outlive a connection.
 
-    def __init__(self, kept: float) -> None:
+    What nodes have prepared does not end with it: it stays in their tasks' namespaces. `prepared` was told
+    to an earlier agent.
+    """
+
+    def __init__(self, kept: float, prepared: Mapping[str, Prepared] | None = None) -> None:
         self._kept = kept
         self._ledger = Ledger()
         self._tasks: dict[str, dict[str, BackendState]] = {}
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared = dict(prepared or {})
         self._connected: dict[str, float] = {}  # when last
+        self.addresses: Collection[str] | None = None  # of the nodes that there are; None: not known yet
         self.hosts: Mapping[str, str] = {}  # the address of the node that runs a task
         self.nodes: tuple[Node, ...] = ()  # as managers list them
         self.heard = self.stale = self.foreign = 0
@@ -44,7 +49,8 @@ class Beliefs:
         self.heard += 1
         if message.tasks is not None:
             self._tasks[address] = self._buried(address) | self._own(address, message.tasks)
-            self._prepared[address] = message.prepared
+            if message.prepared is not None:
+                self._prepared[address] = message.prepared
         return message.desired
 
     def connected(self, address: str, now: float) -> None:
@@ -58,11 +64,11 @@ class Beliefs:
         return {address: told for address, told in self._tasks.items() if told and address in self._connected}
 
     def prepared(self) -> dict[str, Prepared]:
-        """What nodes have prepared, by their addresses; after `tasks`. Only a task's own node is asked."""
+        """What nodes have prepared, by their addresses. Only a task's own node is asked."""
         return {
             address: told
             for address, told in self._prepared.items()
-            if told.tasks and address in self._connected
+            if told != Prepared() and (self.addresses is None or address in self.addresses)
         }
 
     def forget(self) -> None:

@@ -61,6 +61,7 @@ class Peers:
     """The channel of this agent. Its methods are called on the event loop; `problem` is for the user.
 
     `on_desired` hears what managers tell, `on_remote` what is known of other nodes, each when it has changed.
+    `prepared` was told to an earlier agent.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Peers:
         on_watched: Callable[[bool], None] = lambda on: None,
         pace: Pace | None = None,
         ask: tuple[Asking, Dialling] | None = None,
+        prepared: Mapping[str, Prepared] | None = None,
     ) -> None:
         self._pace, self._port, self._on_desired, self._on_remote = (
             pace or Pace(),
@@ -97,7 +99,7 @@ class Peers:
         self._changed = asyncio.Event()  # the addresses, who is silent, or the Swarm
         self._anew = False
         self._watch = Watch(*(ask or (Echo(), Dials(port, DIALLING))), self._age)
-        self._beliefs = Beliefs(self._pace.kept)
+        self._beliefs = Beliefs(self._pace.kept, prepared)
         self._epoch, self._count = secrets.token_hex(8), 0
         self._desired: Desired | None = None
         self._states: Mapping[str, BackendState] | None = None
@@ -199,6 +201,7 @@ class Peers:
         self._addresses = tuple(dict.fromkeys((*managers, *addresses)))[:MAX_PEERS]
         self._managers = frozenset(managers)
         self._clocks = self.clocks
+        self._beliefs.addresses = self._addresses
         self._watch.follow(self._addresses)
         self._changed.set()
 

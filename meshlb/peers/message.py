@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, Service
 from meshlb.policy import LABEL_PREFIX, parse_network
+from meshlb.text import printable
 
 LOOKING = "meshlb.peers.v2"  # of the WebSocket, where the listener may ask to be shown what was counted
 SUBPROTOCOL = "meshlb.peers.v1"  # the same without that
@@ -55,12 +56,15 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One state of one agent: what it knows as a manager, or the states of its own tasks; else None."""
+    """One state of one agent: what it knows as a manager, or the states of its own tasks; else None.
+
+    `prepared` is None where it does not know yet: what was told before goes on.
+    """
 
     version: Version
     desired: Desired | None = None
     tasks: Mapping[str, BackendState] | None = None
-    prepared: Prepared = field(default_factory=Prepared)
+    prepared: Prepared | None = None
 
     @property
     def part(self) -> str:
@@ -92,7 +96,7 @@ def encode_tasks(
 ) -> str:
     """The states of the sender's own tasks as text; of more than a receiver takes, the first.
 
-    So it is with tasks that are `prepared`; with more networks than a receiver takes, none is.
+    So it is with tasks that are `prepared`.
     """
     told = [(task, state.value) for task, state in sorted(tasks.items()) if state.value in TOLD]
     document: dict[str, object] = {
@@ -100,15 +104,24 @@ def encode_tasks(
         "count": version.count,
         "tasks": dict(told[:MAX_TASKS]),
     }
-    if prepared and prepared.tasks and len(prepared.networks) <= MAX_NETWORKS:
-        document["prepared"] = {
-            "tasks": sorted(prepared.tasks)[:MAX_TASKS],
-            "hosts": sorted(prepared.hosts)[:MAX_NODES],
-            "networks": sorted(prepared.networks),
-        }
+    if prepared is not None:
+        document["prepared"] = prepared_out(prepared)
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     decode(text)
     return text
+
+
+def prepared_out(prepared: Prepared) -> dict[str, object]:
+    """It as JSON has it. With more networks than a receiver takes, no task is prepared."""
+    if len(prepared.networks) > MAX_NETWORKS:
+        problem = f"its tasks are in {len(prepared.networks)} networks; {MAX_NETWORKS} are supported"
+        prepared = Prepared(problem=problem)
+    return {
+        "tasks": sorted(prepared.tasks)[:MAX_TASKS],
+        "hosts": sorted(prepared.hosts)[:MAX_NODES],
+        "networks": sorted(prepared.networks),
+        "problem": prepared.problem[:MAX_TEXT],
+    }
 
 
 def _service_out(service: Service) -> dict[str, object]:
@@ -155,7 +168,8 @@ def decode(text: str) -> Message:
     if ("services" in top) == (TASKS in top):
         raise MessageError("it has no services, or tasks, or it has both")
     if TASKS in top:
-        return Message(_version(top), None, _tasks(top), _prepared(top))
+        prepared = prepared_in(top["prepared"]) if "prepared" in top else None
+        return Message(_version(top), None, _tasks(top), prepared)
     return Message(_version(top), _desired(top))
 
 
@@ -212,14 +226,14 @@ def _tasks(top: dict[str, Any]) -> dict[str, BackendState]:
     return {task: TOLD[state] for task, state in told.items() if state in TOLD}
 
 
-def _prepared(top: dict[str, Any]) -> Prepared:
-    if "prepared" not in top:
-        return Prepared()
-    found, where = _members(top["prepared"], "prepared"), "prepared"
+def prepared_in(data: object) -> Prepared:
+    """What `prepared_out` has given; MessageError for anything else."""
+    found, where = _members(data, "prepared"), "prepared"
     return Prepared(
         frozenset(_items(found, "tasks", where, MAX_TASKS, lambda item: _text(item, "a task", MAX_NAME))),
         frozenset(_items(found, "hosts", where, MAX_NODES, lambda item: _text(item, "a host", MAX_NAME))),
         frozenset(_items(found, "networks", where, MAX_NETWORKS, _network)),
+        printable(_text(found.get("problem", ""), "a problem", MAX_TEXT)),
     )
 
 

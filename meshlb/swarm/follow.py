@@ -320,17 +320,20 @@ class Session:
             self._standing = standing
             self._stand(standing)
 
-    def _wanted(self) -> Wanted:
-        """What is to be prepared here, so that tasks see clients' own addresses."""
+    def _wanted(self) -> Wanted | None:
+        """What is to be prepared here, so that tasks see clients' own addresses; None while nobody knows."""
         lists = self._lists
+        if lists is None:
+            return None
         if lists is not self._looked_at:
-            self._looked_at, self._showing = lists, docker_view.showing(lists.services if lists else {})
+            self._looked_at, self._showing = lists, docker_view.showing(lists.services)
         if not self._showing:
             return Wanted()
         services = (service for service in self._shown.services if service.name in self._showing)
         own = (task for service in services for task in service.tasks if task.node == self._own_address)
         tasks = tuple(sorted((task.id, task.address) for task in own))
-        return Wanted(True, tasks, self._fresh.ingress, os.fspath(self._namespace))
+        own_id = self._known.namespace_id
+        return Wanted(True, tasks, self._fresh.ingress, os.fspath(self._namespace), own_id)
 
     def _look_for_missing(self, now: float) -> bool:
         """Whether what gossip has ceased to show is something else now."""

@@ -22,8 +22,17 @@ def lay_over(snapshot: Snapshot, remote: Remote) -> Snapshot:
     if remote == Remote():
         return snapshot
     services = tuple(_service(service, remote, snapshot.node) for service in snapshot.services)
-    services = tuple(_faced(service, remote) for service in services)
-    return replace(snapshot, services=services, masked=_masked(remote))
+    if remote.face.address and remote.face.namespace_id == snapshot.namespace_id:
+        services = tuple(_faced(service, remote) for service in services)
+    return replace(
+        snapshot, services=services, masked=_masked(remote), hindrances=_hindrances(remote, snapshot.node)
+    )
+
+
+def _hindrances(remote: Remote, own: str) -> tuple[tuple[str, str], ...]:
+    found = {address: told.problem for address, told in remote.prepared.items()}
+    found[own] = remote.face.problem or found.get(own, "")
+    return tuple(sorted((address, problem) for address, problem in found.items() if problem))
 
 
 def _faced(service: Service, remote: Remote) -> Service:
@@ -36,7 +45,7 @@ def _faced(service: Service, remote: Remote) -> Service:
 
 def _is_prepared(task: Task, remote: Remote) -> bool:
     told = remote.prepared.get(task.node, Prepared())
-    return bool(remote.face) and task.id in told.tasks and remote.face in told.hosts
+    return task.id in told.tasks and remote.face.address in told.hosts
 
 
 def _masked(remote: Remote) -> tuple[str, ...]:

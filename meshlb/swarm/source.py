@@ -51,6 +51,8 @@ class SwarmSource:
         self._advice: Desired | None = None
         self._remote = Remote()
         self._news = asyncio.Event()  # a snapshot from the engine, or something of other nodes
+        self._word = asyncio.Event()  # something was learnt
+        self.patience = 0.0  # seconds that the first snapshot waits for that
         self.on_standing: Callable[[Standing], None] = lambda standing: None  # called on the event loop
         self.recall: Callable[[str], Desired | None] = lambda root: None  # what was last advised, from disk
         self.channel: Callable[[], ChannelStatus | None] = lambda: None
@@ -64,6 +66,7 @@ class SwarmSource:
     def learn(self, remote: Remote) -> None:
         """Take what is known of other nodes; on the event loop. It does not wait for the engine."""
         self._remote = remote
+        self._word.set()
         self._news.set()
 
     async def reload(self) -> None:
@@ -112,6 +115,8 @@ class SwarmSource:
         try:
             while True:
                 await news.wait()
+                if newest and last is None:
+                    await self._first_word()
                 news.clear()
                 if newest and (now := lay_over(newest[0], self._remote)) != last:
                     last = now
@@ -120,6 +125,11 @@ class SwarmSource:
             follower.stop()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(done.wait(), LEAVE)
+
+    async def _first_word(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.patience):
+                await self._word.wait()
 
 
 def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

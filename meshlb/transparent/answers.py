@@ -7,15 +7,18 @@ The table belongs to a child of the agent and vanishes with it; the route serves
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from meshlb.kernel import routing
+from meshlb.kernel import routing, sockets
 from meshlb.kernel.nft import TABLE, NftChild, NftError, own_table
 from meshlb.kernel.visit import Enter, visit
 
+NO_NFT = "nft is not there: install nftables"
 MARK = 0x4D4C0000  # of answers; the lower half is 0, see `task_ways`
 
 log = logging.getLogger(__name__)
@@ -26,16 +29,22 @@ class Answers:
 
     def __init__(self, enter: Enter, start: Callable[[], NftChild] = NftChild) -> None:
         self.problem = ""  # one sentence; empty while there is a way, or none is wanted
+        self.inode = 0  # of the namespace that the way is in
+        self.network: ipaddress.IPv4Network | None = None  # that tasks are reached in, as far as is known
         self._enter, self._start = enter, start
         self._child: NftChild | None = None
         self._path = Path()
-        self._inode = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a way, as far as can be seen from outside."""
+        return self._child is not None and self._child.alive
 
     def open(self, path: Path) -> bool:
         """Make the way, in the namespace whose file is at `path`. Whether there is one."""
         try:
             inode = path.stat().st_ino
-            if self._child and self._child.alive and (self._path, self._inode) == (path, inode):
+            if self.is_open and (self._path, self.inode) == (path, inode):
                 visit(path, self._enter, lambda: routing.to_here(MARK))  # an agent that has ended took it
                 return True
             self.close()
@@ -43,8 +52,18 @@ class Answers:
         except (NftError, OSError) as error:
             self._fault(error)
             return False
-        self._path, self._inode, self.problem = path, inode, ""
+        self._path, self.inode, self.problem = path, inode, ""
         return True
+
+    def used(self) -> bool:
+        """Whether sockets are left that have clients' addresses. Looks at all of the namespace."""
+        network = self.network
+        if network is None or not self._is_there():
+            return False
+        try:
+            return visit(self._path, self._enter, lambda: sockets.face_outside(network))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Take the way back, but for the route where another agent has a table there."""
@@ -52,13 +71,20 @@ class Answers:
             return
         self._child.end()
         self._child = None
-        try:
-            if self._path.stat().st_ino == self._inode:
+        if self._is_there():
+            try:
                 visit(self._path, self._enter, _forget)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.debug("the namespace %s has gone before its route: %s", self._path, error)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                log.debug("the namespace %s has gone before its route: %s", self._path, error)
+
+    def _is_there(self) -> bool:
+        try:
+            return self._path.stat().st_ino == self.inode
+        except OSError:
+            return False
 
     def _made(self) -> NftChild:
+        _try_transparent()
         child = self._start()
         try:
             # After Docker's own marks, at -150, which are for what comes to a published port.
@@ -74,10 +100,30 @@ class Answers:
         return child
 
     def _fault(self, error: NftError | OSError) -> None:
-        problem = f"clients' own addresses cannot be shown from this node: {error}"
+        problem = words(error)
         if problem != self.problem:
-            log.warning("%s", problem)
+            log.warning("clients' own addresses cannot be shown from this node: %s", problem)
         self.problem = problem
+
+
+def words(error: NftError | OSError) -> str:
+    """What went wrong, for the user."""
+    if isinstance(error, FileNotFoundError) and error.filename == "nft":
+        return NO_NFT
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _try_transparent() -> None:
+    with socket.socket() as any_socket:
+        try:
+            any_socket.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+        except OSError as error:
+            what = "the kernel gives no socket a client's address"
+            raise NftError(
+                f"{what} ({error.strerror}): run the agent as root, or give it CAP_NET_ADMIN"
+            ) from None
 
 
 def _forget() -> None:

@@ -1,10 +1,11 @@
 """Keeps this node prepared for tasks that see clients' own addresses: its sockets' way back, and its tasks'.
 
 What is wanted comes from the engine's side, what is there is told to the other agents. What cannot be made
-is not told, so nobody sends a client's address where the answer would be lost; it is tried again.
+is not told, so nobody sends a client's address where the answer would be lost; the reason is, and it is
+tried again.
 
-Ways in a task's namespace stay a while after they have ceased to be told, for connections that are there, and
-when the agent ends: those that came through other nodes go on. They vanish with the task.
+Ways outlive what is told of them for as long as connections use them. When the agent ends, those in its
+tasks' namespaces stay, as what came through other nodes goes on; they vanish with the task.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meshlb.kernel import sandboxes
 from meshlb.kernel.nft import NftError
 from meshlb.kernel.visit import Enter
-from meshlb.model import Prepared, Wanted
+from meshlb.model import Face, Prepared, Wanted
+from meshlb.text import printable
 from meshlb.transparent import task_ways
-from meshlb.transparent.answers import Answers
+from meshlb.transparent.answers import Answers, words
 from meshlb.transparent.task_ways import Place
 
-AGAIN = 2.0  # seconds until what failed is tried again
+AGAIN = 2.0  # seconds until what failed is tried again, and between looks whether nft still runs
 LOOK = 15.0  # seconds between two looks at what is there
-GRACE = 10.0  # seconds that ways outlive what was told of them
+GRACE = 10.0  # seconds that ways outlive at least what was told of them: until everybody has heard
+TOLD = 3  # problems that are told of
 
 log = logging.getLogger(__name__)
-Told = Callable[[Prepared, str], None]
+Told = Callable[[Prepared, Face], None]
 
 
 @dataclass(slots=True)
@@ -50,10 +53,11 @@ class Preparing:
         self._enter = enter
         self._answers = Answers(enter)
         self._tasks: dict[tuple[str, str], _Task] = {}
-        self._wanted = Wanted()
+        self._wanted: Wanted | None = None
         self._changed = asyncio.Event()
-        self._last: tuple[Prepared, str] = Prepared(), ""
+        self._last: tuple[Prepared, Face] | None = None
         self._problems: set[str] = set()
+        self._unused = 0.0  # since when no port is to show clients' own addresses
 
     def want(self, wanted: Wanted) -> None:
         """Prepare this, and no more."""
@@ -63,89 +67,112 @@ class Preparing:
 
     async def run(self) -> None:
         """Prepare until cancelled. Costs nothing while nothing is wanted."""
+        await self._changed.wait()
         while True:
             self._changed.clear()
-            wanted = self._wanted
+            wanted = self._wanted or Wanted()
             self._untell(wanted)
             try:
-                face, whole = await asyncio.to_thread(self._work, wanted)
+                face, pause = await asyncio.to_thread(self._work, wanted)
                 self._tell((self._prepared(), face))
             except Exception:
                 log.exception("clients' own addresses are not shown because of a bug in meshlb")
-                whole = False
-                self._tell((Prepared(), ""))
-            await self._rest(whole)
+                pause = AGAIN
+                self._tell((Prepared(problem="a bug in meshlb, see its log"), Face()))
+            await self._rest(wanted, pause)
 
     def close(self) -> None:
         """Take this node's own way back; its sockets have gone."""
         self._answers.close()
 
-    async def _rest(self, whole: bool) -> None:
-        if not self._wanted.used and not self._tasks:
+    async def _rest(self, wanted: Wanted, pause: float) -> None:
+        """Until something has changed; at most so many seconds where there is anything to look after."""
+        if not (wanted.used or self._tasks or self._answers.is_open):
             await self._changed.wait()
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK if whole else AGAIN):
-                await self._changed.wait()
+        until = time.monotonic() + pause
+        while not self._changed.is_set() and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, AGAIN)):
+                    await self._changed.wait()
+            if wanted.used and not self._answers.is_open:
+                return
 
     def _untell(self, wanted: Wanted) -> None:
         """First of all nobody is to use what is not wanted any more."""
+        if self._last is None:
+            return
         prepared, face = self._last
         tasks = prepared.tasks & {task for task, _ in wanted.tasks}
-        if tasks != prepared.tasks:
-            self._tell((Prepared(tasks, prepared.hosts, prepared.networks), face if wanted.used else ""))
+        if tasks != prepared.tasks or (face.address and not wanted.used):
+            self._tell((replace(prepared, tasks=tasks), face if wanted.used else Face()))
 
-    def _tell(self, told: tuple[Prepared, str]) -> None:
+    def _tell(self, told: tuple[Prepared, Face]) -> None:
+        """The first time in any case: what an earlier agent has told is believed until then."""
         if told != self._last:
             self._last = told
             self.told(*told)
 
     def _prepared(self) -> Prepared:
         """Only what holds for all its tasks: a host that some have no way to is none."""
+        problem = printable("; ".join(sorted(self._problems)[:TOLD]))
         ready = {key: task for key, task in self._tasks.items() if task.hosts and not task.gone}
         if not ready:
-            return Prepared()
+            return Prepared(problem=problem)
         return Prepared(
             frozenset(task for task, _ in ready),
             frozenset.intersection(*(task.hosts for task in ready.values())),
             frozenset.union(*(task.networks for task in ready.values())),
+            problem,
         )
 
-    def _work(self, wanted: Wanted) -> tuple[str, bool]:
-        """This node's address in the ingress network, and whether all was made."""
+    def _work(self, wanted: Wanted) -> tuple[Face, float]:
+        """This node's address in the ingress network, and seconds until the next look."""
         problems: set[str] = set()
-        face = self._face(wanted, problems)
+        face = self._face(wanted)
         self._find(wanted, problems)
         for key in wanted.tasks:
             if key in self._tasks:
                 self._prepare(key, self._tasks[key], wanted.hosts, problems)
-        left = [key for key in self._tasks if key not in wanted.tasks]
-        for key in left:
-            self._leave(key, self._tasks[key], problems)
+        for key in [key for key in self._tasks if key not in wanted.tasks]:
+            self._leave(key, self._tasks[key])
         for problem in sorted(problems - self._problems):
             log.warning("%s", problem)
         self._problems = problems
-        return face, not problems and not left
+        return face, AGAIN if problems or face.problem else self._until_look()
 
-    def _face(self, wanted: Wanted, problems: set[str]) -> str:
+    def _until_look(self) -> float:
+        """What has ceased to be wanted is looked at when its grace is over."""
+        since = [task.gone for task in self._tasks.values() if task.gone] + [self._unused] * bool(
+            self._unused
+        )
+        left = [at + GRACE - time.monotonic() for at in since]
+        return min([LOOK, *(max(seconds, AGAIN) for seconds in left if seconds > 0)])
+
+    def _face(self, wanted: Wanted) -> Face:
         """Empty where answers would not find back."""
         if not wanted.used:
-            self._answers.close()
-            return ""
+            self._unused = self._unused or time.monotonic()
+            if time.monotonic() >= self._unused + GRACE and not self._answers.used():
+                self._answers.close()
+            return Face()
+        self._unused = 0.0
         path = Path(wanted.namespace)
         if not self._answers.open(path):
-            problems.add(self._answers.problem)
-            return ""
+            return Face(problem=self._answers.problem)
         try:
-            for name, interface in sandboxes.interfaces(path, self._enter).items():
-                host = str(interface.ip)
-                if host in wanted.hosts:
-                    if sandboxes.hardware(path, name, self._enter) == task_ways.hardware(host):
-                        return host
-                    problems.add(f"Docker gave {host} another hardware address than tasks would know it by")
+            return self._own_face(path, wanted.hosts)
         except OSError as error:
-            problems.add(f"this node's own address in the ingress network is not known: {error}")
-        return ""
+            return Face(problem=f"its own address in the ingress network is not known: {words(error)}")
+
+    def _own_face(self, path: Path, hosts: frozenset[str]) -> Face:
+        for name, interface in sandboxes.interfaces(path, self._enter).items():
+            host = str(interface.ip)
+            if host in hosts:
+                if sandboxes.hardware(path, name, self._enter) == task_ways.hardware(host):
+                    self._answers.network = interface.network
+                    return Face(host, self._answers.inode)
+                return Face(problem=f"Docker gave {host} another hardware address than tasks know it by")
+        return Face()  # gossip does not show it yet
 
     def _find(self, wanted: Wanted, problems: set[str]) -> None:
         for key, task in list(self._tasks.items()):
@@ -165,9 +192,9 @@ class Preparing:
             for address, path in found.items():
                 self._tasks[missing[address]] = self._known(path, address)
         except OSError as error:
-            problems.add(f"the namespaces of this node's tasks cannot be looked into: {error}")
+            problems.add(f"the namespaces of its tasks cannot be looked into: {words(error)}")
         for address in missing.keys() - found.keys():
-            problems.add(f"no network namespace of this node has the address {address} of its task")
+            problems.add(f"no network namespace has the address {address} of its task")
 
     def _known(self, path: Path, address: str) -> _Task:
         inode = path.stat().st_ino
@@ -187,14 +214,16 @@ class Preparing:
             task.hosts = wanted
         except (NftError, OSError) as error:
             task.hosts = frozenset()
-            problems.add(f"the task at {key[1]} cannot be shown clients' own addresses: {error}")
+            problems.add(f"the task at {key[1]} cannot be prepared: {words(error)}")
 
-    def _leave(self, key: tuple[str, str], task: _Task, problems: set[str]) -> None:
+    def _leave(self, key: tuple[str, str], task: _Task) -> None:
         task.gone = task.gone or time.monotonic()
-        if time.monotonic() < task.gone + GRACE:
+        if time.monotonic() < task.gone + GRACE or task_ways.used(task.place, self._enter):
             return
         try:
             task_ways.remove(task.place, task.hosts, self._enter)
         except (NftError, OSError) as error:
-            problems.add(f"what was prepared for the task at {key[1]} is left in its namespace: {error}")
+            log.warning(
+                "what was prepared for the task at %s is left in its namespace: %s", key[1], words(error)
+            )
         del self._tasks[key]

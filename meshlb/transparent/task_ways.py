@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshlb.kernel import routing
+from meshlb.kernel import conntrack, routing
 from meshlb.kernel.nft import NftError
 from meshlb.kernel.visit import Enter, visit
 from meshlb.transparent.answers import MARK
@@ -28,6 +28,7 @@ TABLE = "ip meshlb_client_address"
 MOST_HOSTS = 256
 LONGEST_PREFIX = 16  # of the overlay: a larger one has hosts whose addresses' lower halves are the same
 PATIENCE = 5.0  # seconds that nft may take
+_UPPER = 0xFFFF0000  # the half of a mark that says whose it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,14 @@ def remove(place: Place, hosts: Collection[str], enter: Enter) -> None:
     visit(place.path, enter, work)
 
 
+def used(place: Place, enter: Enter) -> bool:
+    """Whether connections are left that need the ways; yes where the kernel does not tell."""
+    try:
+        return visit(place.path, enter, lambda: conntrack.carries(MARK, _UPPER))
+    except OSError:
+        return True
+
+
 def _forget(hosts: Collection[str]) -> None:
     for host in hosts:
         routing.remove(mark(host))
@@ -101,7 +110,7 @@ def _table(place: Place, hosts: Collection[str]) -> str:
         f"ct direction original ct mark set ether saddr map {{ {marks} }}; }}\n"
         f"chain ports {{ type nat hook input priority 100; }}\n"
         f"chain answers {{ type route hook output priority -150; "
-        f"ct mark & 0xffff0000 == {MARK:#x} meta mark set ct mark; }}\n"
+        f"ct mark & {_UPPER:#x} == {MARK:#x} meta mark set ct mark; }}\n"
         "}\n"
     )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from made_overlay import CLIENT, Overlay
 from mesh import WORKERS, Handler, Mesh, Server
 from waiting import eventually
 
@@ -46,3 +48,25 @@ def server() -> Iterator[Callable[..., Server]]:
     yield make
     for one in servers:
         one.close()
+
+
+@pytest.fixture
+def client_address() -> Iterator[None]:
+    words = (f"{CLIENT}/32", "dev", "lo")
+    subprocess.run(["ip", "address", "replace", *words], check=True)
+    yield
+    subprocess.run(["ip", "address", "delete", *words], check=True)
+
+
+@pytest.fixture
+def overlay(client_address: None) -> Iterator[Overlay]:
+    found = Overlay()
+    try:
+        found.build()
+        found.serve()
+        try:
+            yield found
+        finally:
+            found.close()
+    finally:
+        found.remove()

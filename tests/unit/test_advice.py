@@ -23,6 +23,7 @@ class Source:
         self.on_standing: Callable[[Standing], None] = lambda standing: None
         self.recall: Callable[[str], Desired | None] = lambda root: None
         self.channel: Callable[[], ChannelStatus | None] = lambda: None
+        self.patience = 0.0
         self.advised: list[Desired] = []
         self.learnt: list[Remote] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshlb.model import BackendState, Desired, Node
+from meshlb.model import BackendState, Desired, Node, Prepared
 from meshlb.peers.allowance import (
     BYTES,
     MESSAGES,
@@ -118,3 +118,16 @@ def test_a_flood_is_not() -> None:
 def test_senders_leave_more_room_than_receivers_need() -> None:
     assert 2 / PAUSE < MESSAGES_PER_SECOND
     assert pause_after(int(SENT_PER_SECOND) * 3) == 3
+
+
+def test_what_a_node_has_prepared_outlives_its_agent() -> None:
+    before, after = Prepared(frozenset({"a"})), Prepared(frozenset({"b"}))
+    beliefs = Beliefs(10, {ONE: before, TWO: before})
+    beliefs.hear(ONE, WORKS, Message(Version("new", 1), None, {}), 0)  # it does not know yet
+    beliefs.tasks(100)
+    assert beliefs.prepared() == {ONE: before, TWO: before}
+    beliefs.hear(ONE, WORKS, Message(Version("new", 2), None, {}, after), 0)
+    beliefs.hear(TWO, WORKS, Message(Version("new", 1), None, {}, Prepared()), 0)
+    assert beliefs.prepared() == {ONE: after}
+    beliefs.addresses = (TWO,)
+    assert beliefs.prepared() == {}

@@ -301,16 +301,20 @@ def test_the_ledger_is_bounded() -> None:
     assert ledger.is_news("0", Version("x", 1))
 
 
-PREPARED = Prepared(frozenset({"t"}), frozenset({"10.0.0.2"}), frozenset({"10.0.0.0/24"}))
+PREPARED = Prepared(frozenset({"t"}), frozenset({"10.0.0.2"}), frozenset({"10.0.0.0/24"}), "no nft")
 
 
 def test_what_is_prepared_arrives_as_it_was_sent() -> None:
-    assert decode(encode_tasks(VERSION, {}, PREPARED)).prepared == PREPARED
+    for told in (PREPARED, Prepared(), None):
+        assert decode(encode_tasks(VERSION, {}, told)).prepared == told
 
 
 def test_with_more_networks_than_a_receiver_takes_nothing_is_prepared() -> None:
     many = replace(PREPARED, networks=frozenset(f"10.{number}.0.0/16" for number in range(MAX_NETWORKS + 1)))
-    assert decode(encode_tasks(VERSION, {}, many)).prepared == Prepared()
+    prepared = decode(encode_tasks(VERSION, {}, many)).prepared
+    assert prepared is not None
+    assert not prepared.tasks
+    assert "networks" in prepared.problem
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ import pytest
 from channel import until
 from swarm_ca import SwarmCA
 
-from meshlb.model import Desired, Port, Protocol, Service
+from meshlb.model import Desired, Port, Prepared, Protocol, Service
 from meshlb.peers.identity import load
 from meshlb.swarm import remembered
-from meshlb.swarm.remembered import FILE, Memory
+from meshlb.swarm.remembered import DESIRED, PREPARED, Memory
 
+FILE = DESIRED.file
 WEB = Service("s", "web", (Port(53, 5353, Protocol.UDP),), (), (("meshlb.balance", "source"),))
 
 
@@ -29,12 +30,12 @@ def without_stopping(number: int) -> Desired:
     return Desired((WEB,), (), frozenset(), (f"problem {number}",))
 
 
-def memory(root: Path, place: Path, every: float = 0.02) -> Memory:
+def memory(root: Path, place: Path, every: float = 0.02) -> Memory[Desired]:
     cluster = load(root).cluster
-    return Memory(place, lambda: cluster, every)
+    return Memory(place, lambda: cluster, DESIRED, every)
 
 
-def during(memory: Memory, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def during(memory: Memory[Any], scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run the memory while the scenario lasts."""
 
     async def main() -> None:
@@ -48,7 +49,7 @@ def during(memory: Memory, scenario: Callable[[], Coroutine[Any, Any, None]]) ->
     asyncio.run(main())
 
 
-def write(memory: Memory, number: int = 1) -> None:
+def write(memory: Memory[Desired], number: int = 1) -> None:
     async def scenario() -> None:
         memory.keep(desired(number))
         await asyncio.sleep(0)
@@ -63,6 +64,20 @@ def test_what_is_kept_is_there_after_a_restart(worker: Path, tmp_path: Path) -> 
     assert (place / FILE).stat().st_mode & 0o777 == 0o600
     assert place.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in place.iterdir()] == [FILE]
+
+
+def test_what_other_nodes_have_prepared_is_there_after_a_restart(worker: Path, tmp_path: Path) -> None:
+    told = {"10.0.0.2": Prepared(frozenset({"t"}), frozenset({"10.255.0.2"}), frozenset({"10.255.0.0/24"}))}
+    kept = Memory(tmp_path, lambda: load(worker).cluster, PREPARED, 0.02)
+
+    async def scenario() -> None:
+        kept.keep(told)
+        await until((tmp_path / PREPARED.file).exists, "the writing")
+
+    during(kept, scenario)
+    assert Memory(tmp_path, str, PREPARED).recall(str(worker)) == told
+    (tmp_path / PREPARED.file).write_text(f"meshlb 1 {load(worker).cluster}\n[1]")
+    assert Memory(tmp_path, str, PREPARED).recall(str(worker)) is None
 
 
 def test_nothing_kept_is_nothing_to_complain_about(
@@ -107,7 +122,7 @@ def test_what_changes_only_in_what_is_not_kept_is_not_written_again(
 
 def test_it_waits_until_it_knows_its_swarm(worker: Path, tmp_path: Path) -> None:
     known: list[str] = []
-    kept = Memory(tmp_path / "state", lambda: known[0] if known else "", 0.02)
+    kept = Memory(tmp_path / "state", lambda: known[0] if known else "", DESIRED, 0.02)
 
     async def scenario() -> None:
         kept.keep(desired(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshlb.model import BackendState, Port, Prepared, Remote, Service, Snapshot, Task
+from meshlb.model import BackendState, Face, Port, Prepared, Remote, Service, Snapshot, Task
 from meshlb.swarm.remote import lay_over
 
 UP, SUSPECTED = BackendState.UP, BackendState.SUSPECTED
@@ -78,14 +78,15 @@ def prepared(*hosts: str) -> Prepared:
 @pytest.mark.parametrize(
     ("told_by", "face", "found"),
     [
-        (ONE, "10.255.0.2", [False, True]),
-        (TWO, "10.255.0.2", [False, False]),  # another node runs the task
-        (ONE, "10.255.0.9", [False, False]),  # there is no way to this node
-        (ONE, "", [False, False]),  # this node has none
+        (ONE, Face("10.255.0.2"), [False, True]),
+        (TWO, Face("10.255.0.2"), [False, False]),  # another node runs the task
+        (ONE, Face("10.255.0.9"), [False, False]),  # there is no way to this node
+        (ONE, Face(""), [False, False]),  # this node has none
+        (ONE, Face("10.255.0.2", 7), [False, False]),  # it has one, but in a namespace that was replaced
     ],
 )
 def test_a_task_is_prepared_when_its_own_node_says_so_of_this_one(
-    told_by: str, face: str, found: list[bool]
+    told_by: str, face: Face, found: list[bool]
 ) -> None:
     remote = Remote(prepared={told_by: prepared("10.255.0.2", "10.255.0.3")}, face=face)
     laid = lay_over(snapshot((OWN, UP), (ONE, UP)), remote)
