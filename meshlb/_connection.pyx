@@ -19,6 +19,10 @@ from meshlb._proxy_header cimport (
     PROXY_HEADER_ROOM, proxy_begins, proxy_format, proxy_header_t, proxy_parse,
 )
 from meshlb._reach cimport reach_as, reach_face, reach_socket
+from meshlb._record cimport (
+    OVER_BACKEND, OVER_CLIENT, OVER_DONE, OVER_DRAINED, OVER_GONE, OVER_IDLE, OVER_STOPPED, record_end, record_new,
+    record_time,
+)
 from meshlb._stream cimport (
     BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, EXPECTING, HEADER, HUNG_UP, LINGERING, OPEN, PARTING, READABLE,
     REGISTERED, SHUT, SNIFFED, UNASKED, WAITING, WATCHED, WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t,
@@ -128,6 +132,8 @@ cdef void conn_accepted(worker_t *w, port_t *port, int fd, const address_t *peer
         sys.bump_last(&counters.closed, 1)
         return
     _conn_start(w, c, port, fd)
+    if route != NULL and route.access_log:
+        _conn_record(w, c)
     if route == NULL:
         _conn_refuse(w, c, REFUSED_NO_BACKEND)
         return
@@ -138,6 +144,15 @@ cdef void conn_accepted(worker_t *w, port_t *port, int fd, const address_t *peer
     else:
         _conn_enter(w, c, route)
     streams_of(w).newcomer = NULL
+
+
+cdef void _conn_record(worker_t *w, conn_t *c) noexcept nogil:
+    """Gives it a record, with the client that it has now: one that has gone is nobody's any more."""
+    cdef origin_t origin
+    c.record = record_new(w, c.port.id)
+    if c.record != NULL and _addresses(c, &origin):
+        memcpy(c.record.client, origin.source, 16)
+        c.record.client_port = origin.source_port
 
 
 cdef void _conn_screen(worker_t *w, conn_t *c, route_t *route, const address_t *peer) noexcept nogil:
@@ -605,7 +620,7 @@ cdef bint _attempt_early(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
         if size < 0 and _exhausted(sys.errno):
             return _attempt_wait(w, c, route)  # its bytes are read when the backend has answered
         if size < 0 and sys.errno != sys.EAGAIN:
-            _conn_end(w, c, True)  # the client has gone already
+            _conn_end(w, c, True, OVER_CLIENT)  # the client has gone already
             return True
         if size < <ssize_t>SCRATCH and size != 0:
             client.flags &= ~READABLE  # what comes from here on is reported when epoll gets to know the socket
@@ -618,7 +633,7 @@ cdef bint _attempt_early(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     c.backend_end.flags |= WRITTEN
     count_bytes(w, c, client, written)
     if not tail_rest(client, data, <uint32_t>size, <uint32_t>written):
-        _conn_end(w, c, True)
+        _conn_end(w, c, True, REFUSED_RESOURCES)
         return True
     _conn_connected(w, c)
     return True
@@ -630,7 +645,7 @@ cdef bint _attempt_unwritten(
     """The connect is still under way, or refused: keeps the client's first bytes for whoever answers."""
     cdef int error = sys.errno
     if c.client.tail == NULL and not tail_keep(&c.client, data, <uint32_t>size):
-        _conn_end(w, c, True)  # another backend must not get the stream without its beginning
+        _conn_end(w, c, True, REFUSED_RESOURCES)  # another backend must not get the stream without its beginning
         return True
     if error == sys.EAGAIN or _exhausted(error):
         sys.store_relaxed_uint(&c.backend.late, 1)
@@ -712,6 +727,8 @@ cdef void _conn_connected(worker_t *w, conn_t *c) noexcept nogil:
     histogram_add(&port.connect, w.now_us - c.begun_us)
     histogram_add(&backend.connect, <uint32_t>w.now_us - c.attempt_us)
     backend_succeeded(c.backend)
+    if c.record != NULL:
+        c.record.connect_us = record_time(w, c.begun_us)
     if c.tried.others != NULL:
         tried_clear(&c.tried)
     if sys.load_relaxed_uint(&c.port.waiting):
@@ -748,10 +765,10 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
     cdef route_t *route = route_of(w, c.port)
     cdef uint64_t drain_until = sys.load_relaxed(&c.backend.drain_until)
     if drain_until and drain_until <= w.now:
-        _conn_end(w, c, True)
+        _conn_end(w, c, True, OVER_DRAINED)
         return
     if route != NULL and route.idle_timeout and <uint32_t>w.now - c.active >= route.idle_timeout:
-        _conn_end(w, c, False)
+        _conn_end(w, c, False, OVER_IDLE)
         return
     if not c.kept_alive and w.now_us - c.begun_us >= <uint64_t>KEEPALIVE * 1000:
         c.kept_alive = True
@@ -806,9 +823,9 @@ cdef void _conn_pump(worker_t *w, conn_t *c) noexcept nogil:
         if client.flags & BROKEN:
             up = move(w, c, client, backend)
     if up == RESET or down == RESET:
-        _conn_end(w, c, True)
+        _conn_end(w, c, True, OVER_CLIENT if up == RESET else OVER_GONE if backend.flags & DOOMED else OVER_BACKEND)
     elif down == DONE and (up == DONE or backend.flags & DOOMED):
-        _conn_end(w, c, False)
+        _conn_end(w, c, False, OVER_DONE if up == DONE else OVER_GONE)
     else:
         _conn_settle(w, c, up, down)
 
@@ -826,9 +843,9 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
     if up == WAIT and not c.later and not client.flags & REGISTERED and not pending(client) and _hushed(w, c, down):
         return
     if not end_watch(w, c, client, not client.flags & WRITABLE):
-        _conn_end(w, c, True)
+        _conn_end(w, c, True, REFUSED_RESOURCES)
     elif not end_watch(w, c, backend, not backend.flags & WRITABLE):
-        _conn_end(w, c, True)
+        _conn_end(w, c, True, REFUSED_RESOURCES)
     elif c.later:
         _open_timer(w, c)
     elif up == MORE or down == MORE:
@@ -887,7 +904,7 @@ cdef void _hush_over(worker_t *w, conn_t *c) noexcept nogil:
         c.hush = WATCHED
         _open_timer(w, c)
         if not end_watch(w, c, &c.client, False):  # reports what has come meanwhile
-            _conn_end(w, c, True)
+            _conn_end(w, c, True, REFUSED_RESOURCES)
         return
     c.hush = WATCHED
     c.client.flags |= READABLE
@@ -978,7 +995,7 @@ cdef void _open_event(worker_t *w, conn_t *c, end_t *end, uint32_t events) noexc
         end.flags |= WRITABLE
     # A reset whose bytes cannot be passed on any more, because the other end has stopped taking them, is passed on now.
     if end.flags & BROKEN and _stuck(end, &c.backend_end if end.kind == KIND_CLIENT else &c.client):
-        _conn_end(w, c, True)
+        _conn_end(w, c, True, OVER_CLIENT if end.kind == KIND_CLIENT else OVER_BACKEND)
         return
     _conn_pump(w, c)
 
@@ -991,7 +1008,7 @@ cdef void _client_event(worker_t *w, conn_t *c, uint32_t events) noexcept nogil:
     """A client that has no backend yet."""
     cdef route_t *route = route_of(w, c.port)
     if events & (sys.EPOLLERR | sys.EPOLLHUP):
-        _conn_end(w, c, True)
+        _conn_end(w, c, True, OVER_CLIENT)
     elif c.state == HEADER:
         if route == NULL:
             _conn_refuse(w, c, REFUSED_NO_BACKEND)
@@ -1055,16 +1072,21 @@ cdef void _conn_swept(worker_t *w, conn_t *c) noexcept nogil:
 
 cdef void _conn_refuse(worker_t *w, conn_t *c, uint8_t refusal) noexcept nogil:
     sys.bump(&c.port.counters[w.index].refused[refusal], 1)
-    _conn_end(w, c, True)
+    _conn_end(w, c, True, refusal)
 
 
-cdef void _conn_end(worker_t *w, conn_t *c, bint reset) noexcept nogil:
-    """The one place where a connection ends: closes both ends and counts. Its slot is free after the turn."""
+cdef void _conn_end(worker_t *w, conn_t *c, bint reset, uint8_t reason) noexcept nogil:
+    """The one place where a connection ends: closes both ends and counts. Its slot is free after the turn.
+
+    `reason` is one of OVER_* or REFUSED_*.
+    """
     cdef port_counters *counters = &c.port.counters[w.index]
     sys.CHECK(c.state != DEAD)
     timer_clear(&w.timers, &c.timer)
     if c.queued:
         _queue_remove(w, c)
+    if c.record != NULL:
+        _record_over(w, c, reason)
     end_forget(w, &c.client)
     end_forget(w, &c.backend_end)
     free(c.origin)
@@ -1085,6 +1107,18 @@ cdef void _conn_end(worker_t *w, conn_t *c, bint reset) noexcept nogil:
     if not c.ready:
         _slot_dead(w, c)
     sys.bump_last(&counters.closed, 1)
+
+
+cdef void _record_over(worker_t *w, conn_t *c, uint8_t reason) noexcept nogil:
+    """Completes its record, while the backend is still known by its id."""
+    if c.origin != NULL:
+        memcpy(c.record.client, c.origin.source, 16)
+        c.record.client_port = c.origin.source_port
+    if c.backend != NULL:
+        c.record.backend = c.backend.id
+    c.record.attempts = c.attempts
+    record_end(w, c.record, reason, c.begun_us)
+    c.record = NULL
 
 
 cdef void _conn_uncount(conn_t *c) noexcept nogil:
@@ -1117,7 +1151,7 @@ cdef void conns_end(worker_t *w) noexcept nogil:
     cdef uint32_t i
     for i in range(streams.chunk_count * CHUNK):
         if _conn_at(streams, i).state != DEAD:
-            _conn_end(w, _conn_at(streams, i), True)
+            _conn_end(w, _conn_at(streams, i), True, OVER_STOPPED)
     conns_run_queues(w)
     conns_run_ready(w)
     timer_clear(&w.timers, &streams.queue_timer)

@@ -18,6 +18,9 @@ from meshlb._packets cimport (
     BATCH, packets_free, packets_new, packets_receive, packets_send, packets_t, passed_t, train_datagrams, train_t,
 )
 from meshlb._reach cimport reach_as, reach_face, reach_socket
+from meshlb._record cimport (
+    OVER_EVICTED, OVER_IDLE, OVER_STOPPED, record_end, record_new, record_time,
+)
 from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_in
 from meshlb._types cimport (
@@ -248,9 +251,20 @@ cdef flow_t *_flow_begin(
     memcpy(flow.client.own, train.own, 16)
     flow.client.interface = train.interface if _is_link_local(train) else 0
     flow.counted = flows_add(receiver.port, client, 1)
+    if route.access_log:
+        _flow_record(w, flow, client)
     _flow_enter(w, flow)
     _flow_watch(w, flow)
     return flow
+
+
+cdef void _flow_record(worker_t *w, flow_t *flow, const uint8_t *client) noexcept nogil:
+    """Gives it a record."""
+    flow.record = record_new(w, flow.receiver.port.id)
+    if flow.record != NULL:
+        memcpy(flow.record.client, client, 16)
+        # The port stands at the same place for both families.
+        flow.record.client_port = sys.ntohs(flow.client.to.v4.sin_port)
 
 
 cdef int _refusal(worker_t *w, port_t *port, route_t *route, const uint8_t *client) noexcept nogil:
@@ -312,7 +326,7 @@ cdef bint _flow_evict(worker_t *w) noexcept nogil:
         oldest = datagrams.oldest[ASSURED]
         if oldest == NULL or <uint32_t>w.now - oldest.active < LEAST_SILENCE:
             return False
-    _flow_end(w, oldest)
+    _flow_end(w, oldest, OVER_EVICTED)
     return True
 
 
@@ -423,6 +437,8 @@ cdef void _upstream(worker_t *w, flow_t *flow, train_t **trains, uint32_t count)
         _backend_leave(w, flow, True)
         is_over = not _backend_find(w, flow)
     sys.bump(&counters.received, passed.bytes)
+    if flow.record != NULL:
+        flow.record.received += passed.bytes
     if passed.datagrams < datagrams:
         sys.bump(&counters.dropped, datagrams - passed.datagrams)
     if is_over:
@@ -576,6 +592,8 @@ cdef void _downstream(worker_t *w, flow_t *flow, uint32_t count) noexcept nogil:
     if not flow.answered:
         histogram_add(&counters.first_byte, w.now_us - flow.begun_us)
         histogram_add(&flow.backend.counters[w.index].first_byte, w.now_us - flow.begun_us)
+        if flow.record != NULL:
+            flow.record.first_byte_us = record_time(w, flow.begun_us)
     flow.answered, flow.kept_size, flow.attempts = True, 0, 1
     tried_clear(&flow.tried)
     backend_succeeded(flow.backend)
@@ -583,6 +601,8 @@ cdef void _downstream(worker_t *w, flow_t *flow, uint32_t count) noexcept nogil:
     packets_send(packets, flow.receiver.fd, &flow.client, trains, count, &flow.downstream_singly, &passed)
     sys.bump(&counters.sent, passed.bytes)
     sys.bump(&flow.backend.counters[w.index].sent, passed.bytes)
+    if flow.record != NULL:
+        flow.record.sent += passed.bytes
     if passed.datagrams < datagrams:
         sys.bump(&counters.dropped, datagrams - passed.datagrams)
     if count >= BUSY and not flow.joins:
@@ -617,7 +637,7 @@ cdef void flow_timer(worker_t *w, timer_t *timer) noexcept nogil:
     cdef route_t *route = route_of(w, flow.receiver.port)
     cdef uint64_t drain_until = 0 if flow.backend == NULL else sys.load_relaxed(&flow.backend.drain_until)
     if route == NULL or <uint32_t>w.now - flow.active >= _patience(flow, route):
-        _flow_end(w, flow)
+        _flow_end(w, flow, OVER_IDLE)
         return
     _flow_watch(w, flow)
     if drain_until and drain_until <= w.now:
@@ -654,16 +674,18 @@ cdef void _flow_refuse(worker_t *w, flow_t *flow) noexcept nogil:
     """No backend is left to try."""
     cdef uint8_t refusal = REFUSED_RESOURCES if flow.short_of else REFUSED_NO_BACKEND
     sys.bump(&flow.receiver.port.counters[w.index].refused[refusal], 1)
-    _flow_end(w, flow)
+    _flow_end(w, flow, refusal)
 
 
-cdef void _flow_end(worker_t *w, flow_t *flow) noexcept nogil:
-    """The one place where a flow ends."""
+cdef void _flow_end(worker_t *w, flow_t *flow, uint8_t reason) noexcept nogil:
+    """The one place where a flow ends. `reason` is one of OVER_* or REFUSED_*."""
     cdef datagrams_t *datagrams = datagrams_of(w)
     cdef port_t *port = flow.receiver.port
     cdef uint8_t client[16]
     timer_clear(&w.timers, &flow.timer)
     _flow_leave(datagrams, flow)
+    if flow.record != NULL:
+        _record_over(w, flow, reason)
     if flow.backend != NULL:
         histogram_add(&flow.backend.counters[w.index].duration, w.now_us - flow.begun_us)
         _backend_leave(w, flow, False)
@@ -679,6 +701,15 @@ cdef void _flow_end(worker_t *w, flow_t *flow) noexcept nogil:
     datagrams.over = datagrams.over or flow.receiver.released
     _flow_free(datagrams, flow)
     sys.bump_last(&port.counters[w.index].closed, 1)
+
+
+cdef void _record_over(worker_t *w, flow_t *flow, uint8_t reason) noexcept nogil:
+    """Completes its record, while the backend is still known by its id."""
+    if flow.backend != NULL:
+        flow.record.backend = flow.backend.id
+    flow.record.attempts = flow.attempts
+    record_end(w, flow.record, reason, flow.begun_us)
+    flow.record = NULL
 
 
 cdef void _flow_leave(datagrams_t *datagrams, flow_t *flow) noexcept nogil:
@@ -701,7 +732,7 @@ cdef void _flows_end(worker_t *w, const receiver_t *receiver) noexcept nogil:
         while flow != NULL:
             following = flow.newer
             if flow.receiver == receiver:
-                _flow_end(w, flow)
+                _flow_end(w, flow, OVER_STOPPED)
             flow = following
 
 

@@ -83,6 +83,12 @@ class Forwarder:
     def backend_rows(self, backends: list[int]) -> bytearray:
         """A row for each backend, its counters summed over the workers, and how it stands."""
 
+    def records(self) -> bytearray:
+        """Takes the records of ended connections whose routes have an access log, for `meshlb.records`."""
+
+    def records_lost(self) -> int:
+        """How many there were no place for, since the start."""
+
     def held(self) -> tuple[int, int]:
         """Ports and backends that have not been reaped."""
 

@@ -11,6 +11,7 @@ from meshlb cimport _linux as sys
 from meshlb._access cimport address16, flows_prepare, networks_fill, rate_prepare
 from meshlb._balance cimport backend_key, balancer_numbered, tier_fill
 from meshlb._counts cimport backend_row_t, backend_sum, port_row_t, port_sum
+from meshlb._record cimport record_t, records_count, records_t, records_take
 from meshlb._types cimport (
     TIERS, backend_counters, backend_t, plane_t, port_counters, port_t, route_t, table_t, tier_t, worker_t,
 )
@@ -20,6 +21,7 @@ from meshlb._worker cimport (
 
 cdef enum:
     OVER = 1000  # milliseconds of accepting after which nothing is short any more
+    MOST_WORKERS = 256
     LEARNT = 16  # connections of a port that show whether its clients wait for their answers
 
 
@@ -36,8 +38,8 @@ cdef class Forwarder:
 
     def __cinit__(self, int workers):
         cdef int i
-        if workers < 1:
-            raise ValueError("workers must be at least 1")
+        if not 1 <= workers <= MOST_WORKERS:
+            raise ValueError(f"workers must be 1 to {MOST_WORKERS}")
         self.free_ports, self.free_backends = [], []
         self.share_out(0x7fffffff, 0x7fffffff, 0x7fffffff)
         self.plane.worker = <worker_t *>lines(workers * sizeof(worker_t))
@@ -214,6 +216,31 @@ cdef class Forwarder:
             row += 1
         return rows
 
+    def records(self):
+        cdef uint32_t counts[MOST_WORKERS]
+        cdef uint32_t total = 0
+        cdef bytearray rows
+        cdef char *row
+        cdef int i
+        for i in range(self.plane.workers):
+            counts[i] = records_count(<records_t *>self.plane.worker[i].records)
+            total += counts[i]
+        rows = bytearray(total * sizeof(record_t))
+        row = rows
+        for i in range(self.plane.workers):
+            if counts[i]:
+                records_take(<records_t *>self.plane.worker[i].records, counts[i], row)
+                row += counts[i] * sizeof(record_t)
+        return rows
+
+    def records_lost(self):
+        cdef uint64_t lost = 0
+        cdef int i
+        for i in range(self.plane.workers):
+            if self.plane.worker[i].records != NULL:
+                lost += sys.load_relaxed(&(<records_t *>self.plane.worker[i].records).lost)
+        return lost
+
     def held(self):
         cdef uint32_t i
         ports = sum(self.ports[i] != NULL for i in range(self.port_room))
@@ -303,7 +330,9 @@ cdef class Forwarder:
         to.flow_timeout, to.flows_per_source = route.flow_timeout, route.flows_per_source
         to.check_interval, to.check_timeout = route.check_interval, route.check_timeout
         to.check_rise, to.check_fall = route.check_rise, route.check_fall
-        to.proxy_protocol = route.proxy_protocol
+        to.proxy_protocol, to.access_log = route.proxy_protocol, route.access_log
+        if to.access_log:
+            self._prepare_records()
         to.transparent, to.unmasked = route.transparent, route.unmasked
         to.source_prefix4, to.source_prefix6 = route.source_prefix
         networks_fill(&to.allow, route.allow)
@@ -314,6 +343,14 @@ cdef class Forwarder:
             route.by_source or route.rate_interval or route.allow or route.deny or route.accept_proxy
         )
         to.wants_peer = bool(to.wants_source or to.transparent or to.proxy_protocol)
+        return 0
+
+    cdef int _prepare_records(self) except -1:
+        """Rings for all workers, before any of them can see a route that wants them."""
+        cdef int i
+        for i in range(self.plane.workers):
+            if self.plane.worker[i].records == NULL:
+                self.plane.worker[i].records = lines(sizeof(records_t))
         return 0
 
     cdef int _fill_tier(self, tier_t *tier, members, int balancer) except -1:

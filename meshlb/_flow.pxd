@@ -15,6 +15,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from meshlb._packets cimport packets_t, reply_t
+from meshlb._record cimport record_t
 from meshlb._timer cimport timer_t
 from meshlb._tried cimport tried_t
 from meshlb._types cimport backend_t, port_t, worker_t
@@ -40,6 +41,7 @@ cdef struct flow_s:
     reply_t client
     receiver_t *receiver
     backend_t *backend  # NULL: the next datagram finds one
+    record_t *record  # for the access log; NULL without one
     int fd
     uint32_t hash
     uint32_t source  # hash of the client's address for the balancer

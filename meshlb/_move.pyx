@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 
 from meshlb cimport _linux as sys
 from meshlb._reach cimport reach_beyond
+from meshlb._record cimport record_time
 from meshlb._stream cimport (
     BROKEN, DOOMED, FINISHED, HUNG_UP, KEPT_URGENT, PROMPT, READABLE, REGISTERED, SHUT, URGENT, WATCHES_OUT,
     WRITABLE, WRITTEN, conn_t, end_t, pipe_t, streams_of, streams_t,
@@ -160,13 +161,19 @@ cdef void count_bytes(worker_t *w, conn_t *c, end_t *source, uint64_t size) noex
             size = _after_header(c, size)
         sys.bump(&port.received, size)
         sys.bump(&backend.received, size)
+        if c.record != NULL:
+            c.record.received += size
         return
     if not c.client.flags & WRITTEN:
         c.client.flags |= WRITTEN
         histogram_add(&port.first_byte, w.now_us - c.begun_us)
         histogram_add(&backend.first_byte, w.now_us - c.begun_us)
+        if c.record != NULL:
+            c.record.first_byte_us = record_time(w, c.begun_us)
     sys.bump(&port.sent, size)
     sys.bump(&backend.sent, size)
+    if c.record != NULL:
+        c.record.sent += size
 
 
 cdef uint64_t _after_header(conn_t *c, uint64_t size) noexcept nogil:

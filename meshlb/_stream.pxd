@@ -17,6 +17,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from meshlb._record cimport record_t
 from meshlb._timer cimport timer_t
 from meshlb._tried cimport tried_t
 from meshlb._types cimport address_t, backend_t, port_t, worker_t
@@ -106,6 +107,7 @@ cdef struct conn_s:
     port_t *port
     backend_t *backend
     origin_t *origin
+    record_t *record  # for the access log; NULL without one
     conn_t *next  # of the ready, dead, free list, or the queue
 
 cdef struct listener_s:

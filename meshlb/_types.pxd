@@ -159,6 +159,7 @@ cdef struct route_t:
     uint32_t rate_interval  # microseconds between two new connections of one source
     uint32_t rate_burst  # connections that a source may open at once
     uint8_t proxy_protocol  # the version sent to backends; 0: none
+    bint access_log  # its connections have records
     bint transparent  # backends that are prepared see the client's own address
     bint unmasked  # or there is no connection
     networks_t masked  # clients whose own address backends must not see
@@ -204,6 +205,7 @@ cdef struct worker_t:
     uint8_t unused[LINE]
     void *inbox  # shared
     uint64_t seen  # shared: the generation of the table in use
+    void *records  # _record.records_t: ended connections for the access log; NULL until a port keeps one
     uint64_t short_since  # read by anyone: milliseconds, when it began to be short of something
     uint64_t short_at  # read by anyone: milliseconds, when it was so last; 0: never
     uint32_t short_of  # read by anyone: errno of what it was short of

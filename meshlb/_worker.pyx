@@ -266,4 +266,5 @@ cdef void worker_free(worker_t *w) noexcept:
     free(w.scratch)
     free(w.streams)
     free(w.datagrams)
+    free(w.records)
     checks_free(w)

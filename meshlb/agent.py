@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import click
 
 import meshlb
-from meshlb import logs, process
+from meshlb import access_log, logs, process
 from meshlb.config import Config, options, split_address
 from meshlb.elsewhere import Elsewhere
 from meshlb.errors import MeshError
@@ -241,7 +241,7 @@ async def run(
     elsewhere: Elsewhere | None = None,
 ) -> None:
     """Serve what the source says until a signal asks to stop or another agent takes over, then drain."""
-    serving, place = Serving(plane, OrderBook(config.state_dir)), place or Place()
+    serving, place = Serving(plane, OrderBook(config.state_dir), access_log.write), place or Place()
     elsewhere = elsewhere or Elsewhere()
 
     async def status() -> Status:

@@ -19,6 +19,8 @@ from typing import TextIO
 
 from meshlb.text import printable
 
+ACCESS = "meshlb.access"  # the logger whose records are one for each connection, by request
+
 _WORDS = re.compile(r"[\s:,;]+")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 
@@ -46,7 +48,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line, and its traceback's lines."""
         message = printable(record.getMessage())
-        said = set(_WORDS.split(message))  # what the message says already is noise
+        # What the message says already is noise; but lines of connections are for programs, too.
+        said = set(_WORDS.split(message)) if record.name != ACCESS else set[str]()
         details = "".join(
             f" {printable(key)}={_quoted(value)}"
             for key, value in _fields(record).items()
@@ -95,6 +98,8 @@ class RepeatFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record passes; it may get the field `suppressed`."""
+        if record.name == ACCESS:
+            return True
         origin = (record.name, record.levelno)
         text = (*origin, "text", record.getMessage())
         template = (*origin, "template", str(record.msg))
@@ -123,6 +128,8 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _quoted(value: object) -> str:
+    if isinstance(value, int | float):
+        return str(value)
     text = printable(str(value))
     return json.dumps(text, ensure_ascii=False) if not text or _NEEDS_QUOTES.search(text) else text
 

@@ -26,6 +26,7 @@ from meshlb.model import (
     Protocol,
 )
 from meshlb.policy import TRANSPARENT
+from meshlb.records import Ended, Subjects
 from meshlb.route import Members, route
 from meshlb.table import Backend, Entry, Table
 
@@ -42,6 +43,7 @@ _ENDING = (BackendState.DRAINING, BackendState.DRAINED)  # `drain` says for how 
 _NEVER = (BackendState.DRAINED, BackendState.PAUSED, BackendState.DOWN)  # takes none, even when nobody is up
 _TOLD = 3000  # milliseconds that clients wait to be accepted before that is a problem
 _RELEASING = 5.0  # seconds that workers get to let go of all listeners; one turn of theirs is enough
+_KEPT = 100_000  # connections that have ended and nobody has asked for
 _CLOSING = 0.2  # seconds that a port's listeners get to take what has completed its handshake
 
 
@@ -120,6 +122,9 @@ class Plane:
         self._closing = False
         self._draining: dict[int, float] = {}  # seconds that connections of a backend may live, by its id
         self._past = Counters()
+        self._subjects = Subjects()
+        self._ended: list[Ended] = []  # for the access log, of numbers that may mean others by now
+        self._lost = 0  # records so far that could not be kept
         self._threads: list[threading.Thread] = []
         self._share_out()
 
@@ -187,6 +192,13 @@ class Plane:
             tuple((each.entry.port, backend) for each in served for backend, _ in each.backends.values()),
             self._forwarder.backend_rows([number for each in served for number in _numbers(each)]),
         )
+
+    def ended(self) -> tuple[list[Ended], int]:
+        """Connections that have ended since the last call, for the access log; and how many are missing."""
+        self._take_records()
+        found, self._ended = self._ended, []
+        before, self._lost = self._lost, self._forwarder.records_lost()
+        return found, self._lost - before
 
     def close_listeners(self) -> None:
         """Accepts what has completed its handshake, then nothing more; established connections go on."""
@@ -279,6 +291,9 @@ class Plane:
                 served = self._served[port] = _Served(entry, number)
             dropped |= dict.fromkeys(self._update_backends(served, entry), _draining(entry))
             self._drain(served)
+            if entry.policy.access_log:
+                self._subjects.ports[served.port_id] = entry.port, entry.service
+                self._subjects.backends |= {number: of for of, number in served.backends.values()}
         return dropped
 
     def _drain(self, served: _Served) -> None:
@@ -400,10 +415,18 @@ class Plane:
         self._forwarder.share_out(of.clients, of.end, of.flows)
 
     def _reap(self) -> None:
-        ports, _ = self._forwarder.reap()
+        ports, backends = self._forwarder.reap()
         for port, row in ports:
             self._leaving.discard(port)
             self._past = _total(self._past, totals(row))
+        if self._subjects.ports:
+            self._take_records()  # what is gone has left its last ones
+            self._subjects.forget((port for port, _ in ports), backends)
+
+    def _take_records(self) -> None:
+        rows = self._forwarder.records()
+        if rows and len(self._ended) < _KEPT:
+            self._ended += self._subjects.ended(rows, time.monotonic(), time.time())
 
     def _statuses(self) -> tuple[PortStatus, ...]:
         return tuple(self._served[entry.port].status for entry in self._table.entries)

@@ -30,6 +30,7 @@ _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
 _RATE = re.compile(r"(\d{1,7})/(s|m|h)", re.ASCII)
 _NUMBER = re.compile(r"\d{1,7}", re.ASCII)
 _OFF = ("none", "off", "0")
+_SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Policy:
     check_rise: int = 2  # successes in a row that bring a failing backend back
     check_fall: int = 3
     flows_per_source: int = 0  # UDP: of one client address at once
+    access_log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,12 @@ def _rate(text: str) -> float:
     if not match or not 0 < int(match[1]) <= 50_000 * _UNITS[match[2]]:
         raise ValueError(text)
     return int(match[1]) / _UNITS[match[2]]
+
+
+def _switch(text: str) -> bool:
+    if text not in _SWITCH:
+        raise ValueError(text)
+    return _SWITCH[text]
 
 
 def _networks(text: str) -> tuple[str, ...]:
@@ -335,6 +343,13 @@ KEYS: dict[str, Key] = {
         "a number from 1 to 1000000, or none",
         "of UDP: conversations of one client address at once (IPv6: /64)",
         kind="number",
+    ),
+    "access-log": Key(
+        "access_log",
+        _switch,
+        "on or off",
+        "writes a line into the agent's log for each connection that has ended",
+        kind="switch",
     ),
 }
 

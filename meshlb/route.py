@@ -45,6 +45,7 @@ class Route(NamedTuple):
     check_timeout: int
     check_rise: int
     check_fall: int
+    access_log: bool
 
 
 def route(port: int, tiers: tuple[Members, Members], policy: Policy, masked: tuple[str, ...] = ()) -> Route:
@@ -82,6 +83,7 @@ def route(port: int, tiers: tuple[Members, Members], policy: Policy, masked: tup
         check_timeout=_milliseconds(min(policy.check_interval, LONGEST_CHECK)),
         check_rise=policy.check_rise,
         check_fall=policy.check_fall,
+        access_log=policy.access_log,
     )
 
 

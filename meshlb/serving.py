@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +20,7 @@ from meshlb.model import Counters, Port, PortState, PortStatus, Snapshot, Source
 from meshlb.orderbook import OrderBook
 from meshlb.orders import Orders
 from meshlb.ports.inherited import Named
+from meshlb.records import Ended
 from meshlb.table import Table, build
 from meshlb.transparent.hidden import Hidden
 
@@ -27,6 +28,8 @@ AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may ha
 CALM = 30.0
 WATCH = 2.0  # seconds between two looks whether clients wait
 DISK = 5.0  # seconds that whoever gives an order waits for it to be written
+LOGGED = 0.25  # seconds between two looks at connections that have ended, while a port keeps an access log
+UNLOGGED = 10.0  # while none does: those of before may still end
 # A port that another process held is served this soon after it is free: soon after a change, when somebody
 # watches, and later less often, for a look costs some 20 ms of a core.
 FAILED, STILL_FAILED = 2.0, 10.0
@@ -68,11 +71,21 @@ class Plane(Protocol):
     def leave(self) -> None:
         """The listening sockets are another agent's; established connections go on."""
 
+    def ended(self) -> tuple[list[Ended], int]:
+        """Connections that have ended since the last call, for the access log; and how many are missing."""
+
     def close_listeners(self) -> None:
         """Take no new connections; established ones go on."""
 
     def stop(self) -> None:
         """End the workers and what is still open."""
+
+
+WriteEnded = Callable[[Iterable[Ended], int, Mapping[str, str]], None]
+
+
+def _unwritten(_ended: Iterable[Ended], _lost: int, _nodes: Mapping[str, str]) -> None:
+    """Where there is no access log."""
 
 
 def pause(since_change: float, failed: bool, failures: int) -> float:
@@ -93,7 +106,9 @@ class Serving:
     what was served before goes on being served.
     """
 
-    def __init__(self, plane: Plane, book: OrderBook | None = None) -> None:
+    def __init__(
+        self, plane: Plane, book: OrderBook | None = None, write_ended: WriteEnded = _unwritten
+    ) -> None:
         self.snapshot = Snapshot()
         self.table = Table()
         self.ports: tuple[PortStatus, ...] = ()
@@ -114,6 +129,9 @@ class Serving:
         self._newest: Snapshot | None = None
         self._applied: Snapshot | None = None  # `snapshot`, before the orders were laid over it
         self._wake = asyncio.Event()
+        self._write_ended = write_ended
+        self._logging = asyncio.Event()  # set while a port keeps an access log
+        self._log_keeper: asyncio.Task[None] | None = None
         self._faults: dict[str, str] = {}  # by the part of the agent that has it
         self._failures = 0
         self._changed_at = 0.0
@@ -127,11 +145,16 @@ class Serving:
     async def __aenter__(self) -> Self:
         self.orders.adopt(await asyncio.to_thread(self._book.recall), time.monotonic())
         await self._call(self._plane.start)
+        self._log_keeper = asyncio.create_task(self._keep_log())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._log_keeper:
+            self._log_keeper.cancel()
+            await asyncio.wait([self._log_keeper])
         try:
             await self._call(self._plane.stop)
+            await self._log_ended()
         finally:
             self._thread.shutdown(wait=False)
 
@@ -198,6 +221,22 @@ class Serving:
             await self._applied_orders.wait()
             self._applied_orders.clear()
             await self._keep_orders()
+
+    async def _keep_log(self) -> None:
+        while True:
+            await _wait(self._logging, UNLOGGED)
+            try:
+                await self._log_ended()
+            except Exception:
+                log.exception("the access log cannot be written")
+            await asyncio.sleep(LOGGED)
+
+    async def _log_ended(self) -> None:
+        """In a thread: who reads our log slowly holds up nothing. What finds no place meanwhile is lost."""
+        ended, lost = await self._call(self._plane.ended)
+        if ended or lost:
+            nodes = {node.address: node.name for node in self.snapshot.nodes}
+            await asyncio.to_thread(self._write_ended, ended, lost, nodes)
 
     async def order(self, verb: str, backend: str, force: bool) -> str:
         """Drain, pause or undrain a backend. Gives a sentence once that is so; MeshError refuses."""
@@ -306,6 +345,10 @@ class Serving:
         self.timeline.tell(timeline.of_tables(self.table, table))
         self.snapshot, self.table, self._applied = ordered, table, snapshot
         self._now_served(ports)
+        if any(entry.policy.access_log for entry in table.entries):
+            self._logging.set()
+        else:
+            self._logging.clear()
         self._changed_at = asyncio.get_running_loop().time()
         self._tables, self._last_table = self._tables + 1, round(time.time(), 3)
         self.first.set()

@@ -49,16 +49,16 @@ def spelled(policy: Policy) -> dict[str, str]:
 
 
 def _spell(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
     if name == "proxy-protocol":
         return next(word for word, number in PROXY_PROTOCOLS.items() if number == value)
     if name == "retries" and value == ALL_OTHERS:
         return "all"
-    if KEYS[name].kind == "rate" and value:
-        return _rate(value)
-    if KEYS[name].kind == "duration":
-        return _seconds(value)
+    if value and KEYS[name].kind in _UNITS:
+        return _UNITS[KEYS[name].kind](value)
     return "none" if value == 0 and "none" in KEYS[name].allowed else str(value)
 
 
@@ -76,3 +76,6 @@ def _rate(value: float) -> str:
         if abs(count - round(count)) < 1e-6:
             return f"{round(count)}/{unit}"
     return f"{value:g}/s"
+
+
+_UNITS = {"duration": _seconds, "rate": _rate}

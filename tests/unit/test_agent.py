@@ -22,6 +22,7 @@ from meshlb.errors import ConfigError, EngineError, PortError
 from meshlb.model import Counters, Port, PortState, PortStatus, Service, Snapshot, SourceStatus, Task
 from meshlb.ports.inherited import Named
 from meshlb.process import Signals
+from meshlb.records import Ended
 from meshlb.serving import CALM, FAILED, STILL_FAILED, Serving, pause
 from meshlb.table import Table
 
@@ -55,6 +56,9 @@ class Plane:
 
     def start(self) -> None:
         self._called("start")
+
+    def ended(self) -> tuple[list[Ended], int]:
+        return [], 0
 
     def apply(self, table: Table) -> tuple[PortStatus, ...]:
         self._called("apply")
