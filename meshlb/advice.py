@@ -39,7 +39,8 @@ class Source(Protocol):
 class Advice:
     """Tells the other agents what this node knows, and takes from them what they do.
 
-    In `directory`, if there is one, it keeps what managers have told last.
+    In `directory`, if there is one, it keeps what managers have told last. `host` is where this node's root
+    directory is: an agent in a container has one of its own.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class Advice:
         address: str,
         port: int,
         directory: Path | None = None,
+        host: Path = Path("/"),
         *,
         overlay: Overlay | None = None,
         preparing: Preparing | None = None,
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        self._source, self._address, self._port = source, address, port
+        self._source, self._address, self._port, self._host = source, address, port, host
         self._overlay, self._elsewhere = overlay, elsewhere or Elsewhere()
         self._preparing = preparing
         self._prepared: Prepared | None = None
@@ -197,7 +199,7 @@ class Advice:
     async def _first_root(self) -> Path:
         while not self._standing.root:
             await self._next()
-        return Path(self._standing.root)
+        return self._host / self._standing.root.lstrip("/")
 
     async def _next(self) -> None:
         await self._changed.wait()

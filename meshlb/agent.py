@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -147,13 +148,15 @@ async def _compose(config: Config, replace: bool) -> None:
     source, access = _source(config), _access(config)
     process.raise_file_limit()
     from meshlb.plane import Plane as RealPlane  # noqa: PLC0415
+    from meshlb.ports.holder import holder_of  # noqa: PLC0415
     from meshlb.ports.listen import Listeners  # noqa: PLC0415
     from meshlb.ports.takeover import Takeover  # noqa: PLC0415
 
     store = systemd.SystemdStore()
     place = Place(config.socket, store)
     place.inherited.add(passed_on)
-    listeners = Listeners(Takeover(config.takeover), inherited=place.inherited, store=store)
+    holder = functools.partial(holder_of, proc=config.host_root / "proc")
+    listeners = Listeners(Takeover(config.takeover), holder=holder, inherited=place.inherited, store=store)
     elsewhere = Elsewhere()
     others, signals = _others(config, source, elsewhere), Signals()
     with signals.handled():
@@ -206,9 +209,8 @@ def _others(config: Config, source: Source, elsewhere: Elsewhere) -> Others:
     preparing = Preparing(enter_namespace)
     address, port = split_address(config.peers)
     own: Any = source
-    advice = Advice(
-        own, address, port, config.state_dir, overlay=overlay, preparing=preparing, elsewhere=elsewhere
-    )
+    places = config.state_dir, config.host_root
+    advice = Advice(own, address, port, *places, overlay=overlay, preparing=preparing, elsewhere=elsewhere)
     return Others(advice.prepare, lambda: _advising(advice), preparing.close)
 
 
@@ -256,7 +258,7 @@ async def run(
                 sockets = await _take_place(config, source, serving, place, signals.stop)
                 work = serving.run(), _reload(source, signals.reload), _announce(serving), place.tidy(serving)
                 shown = show(serving.statistics, serving.timeline, elsewhere)
-                more = serving.watch(), serving.keep(), shown
+                more = serving.watch(), serving.keep(), shown, _reassure(serving)
                 parts += [group.create_task(part) for part in (*work, *more)]
                 await unless(signals.stop, place.settle(serving))
                 page = _status_page(config, serving, status, sockets, access=access, elsewhere=elsewhere)
@@ -269,7 +271,7 @@ async def run(
                 if heir is not None:
                     preparing.cancel()
                     await doors.aclose()  # what we have closed the other one may open
-                    await _bid_farewell(heir, upgrade)
+                    await _bid_farewell(heir, upgrade, place)
                     await serving.drain(config.linger, signals.stop)
                 for part in parts:
                     part.cancel()
@@ -312,15 +314,17 @@ async def _status_page(
         yield
 
 
-async def _bid_farewell(heir: Conversation, upgrade: Upgrade) -> None:
+async def _bid_farewell(heir: Conversation, upgrade: Upgrade, place: Place) -> None:
     """From now on the other one is the node's agent."""
-    if heir.pid == upgrade.pid:
+    if upgrade.pid and heir.pid == upgrade.pid:
         systemd.notify(f"MAINPID={heir.pid}")
+    else:
+        await asyncio.to_thread(place.forget)
     systemd.leave()
     with contextlib.suppress(HandoverError):
         await asyncio.to_thread(heir.say, "farewell")
     heir.close()
-    log.info("process %d has taken over", heir.pid)
+    log.info("%s has taken over", heir.name)
 
 
 async def _end(config: Config, signals: Signals, serving: Serving, place: Place) -> None:
@@ -399,6 +403,15 @@ async def _announce(serving: Serving) -> None:
     except TimeoutError:
         log.warning("nothing to serve yet: the source has told no table")
     systemd.notify("READY=1")
+
+
+async def _reassure(serving: Serving) -> None:
+    """Tell systemd that this agent does not hang, as long as its loop and the plane do as they are told."""
+    seconds = systemd.watchdog()
+    while seconds:
+        if await serving.responds():
+            systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(seconds / 3)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Config:
     http_certificate: Path | None = None  # TLS at --http, for who asks from elsewhere; PEM
     http_key: Path | None = None  # of that certificate; None where it is in the same file
     http_users: Path | None = None  # names with hashes of passwords, for who asks from elsewhere
+    host_root: Path = Path("/")  # where the node's own root directory is, for an agent in a container
 
 
 _DEFAULTS = Config()
@@ -198,6 +199,15 @@ _OPTIONS = (
         default=_DEFAULTS.linger,
         callback=_seconds,
         help="How long connections of an agent that has handed over may go on; without an end by default.",
+    ),
+    _option(
+        "--host-root",
+        metavar="DIR",
+        default=str(_DEFAULTS.host_root),
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help="Where the root directory of the node is, for an agent in a container: Swarm's certificates and "
+        "the node's processes are found below it.",
     ),
     click.option(
         "--keeper",

@@ -303,6 +303,16 @@ class Serving:
             log.exception("the plane's counters cannot be read")
         return self._counters
 
+    async def responds(self) -> bool:
+        """Whether the plane answers within seconds."""
+        try:
+            await self.statistics()
+        except TimeoutError:
+            return False
+        except Exception:
+            log.exception("the plane does not say what it has counted")
+        return True
+
     async def drain(self, seconds: float, enough: asyncio.Event) -> int:
         """Take no new connections, then wait for the open ones: at most `seconds`, or until `enough`.
 

@@ -90,14 +90,19 @@ def peer(sock: socket.socket) -> tuple[int, int]:
     return pid, user
 
 
+def named(pid: int) -> str:
+    """What a process is called. Its number is 0 where it is in another container, unseen from here."""
+    return f"process {pid}" if pid else "a process of another container"
+
+
 def _refuse_second(path: Path) -> None:
     other = connect(path)
     if other is not None:
         with other:
             pid, _ = peer(other)
         raise RunningError(
-            f"an agent runs on this node already, as process {pid}: start this one with --replace to take "
-            "over from it without losing a connection"
+            f"an agent runs on this node already, as {named(pid)}: start this one with --replace to "
+            "take over from it without losing a connection"
         )
 
 

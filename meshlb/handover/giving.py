@@ -31,7 +31,7 @@ from typing import Any
 
 import meshlb
 from meshlb.errors import MeshError
-from meshlb.handover.agent_socket import peer
+from meshlb.handover.agent_socket import named, peer
 from meshlb.ports.inherited import Named
 from meshlb.text import printable
 
@@ -54,6 +54,7 @@ class Conversation:
         self._socket = sock
         self._socket.setblocking(False)
         self.pid, self.user = peer(sock)
+        self.name = named(self.pid)
         self.orders: object = None  # what came with the sockets, as the other one tells it
 
     def __enter__(self) -> Conversation:
@@ -160,15 +161,13 @@ class Conversation:
             except BlockingIOError:
                 self._await(select.POLLIN, end)
             except OSError as error:
-                raise HandoverError(
-                    f"the other agent (process {self.pid}) is gone: {error.strerror}"
-                ) from None
+                raise HandoverError(f"the other agent ({self.name}) is gone: {error.strerror}") from None
         sockets = list(_received(rights))
         if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             for each in sockets:
                 each.close()
             if not data:
-                raise HandoverError(f"the other agent (process {self.pid}) has broken the handover off")
+                raise HandoverError(f"the other agent ({self.name}) has broken the handover off")
             raise self._garbage()
         return data, sockets
 
@@ -181,28 +180,26 @@ class Conversation:
             raise self._garbage()
         if message["meshlb"] != VERSION:
             raise HandoverError(
-                f"process {self.pid} hands over otherwise (version {message['meshlb']}, ours is {VERSION}); "
+                f"{self.name} hands over otherwise (version {message['meshlb']}, ours is {VERSION}); "
                 "stop the one that runs, then start the new one"
             )
         if message.get("word") == "sorry":
-            raise HandoverError(f"process {self.pid} says: {printable(str(message.get('why')))[:500]}")
+            raise HandoverError(f"{self.name} says: {printable(str(message.get('why')))[:500]}")
         if message.get("word") not in words:
             raise self._garbage()
         return message
 
     def _garbage(self) -> HandoverError:
-        return HandoverError(
-            f"process {self.pid} says what no agent of meshlb {meshlb.__version__} understands"
-        )
+        return HandoverError(f"{self.name} says what no agent of meshlb {meshlb.__version__} understands")
 
     def _await(self, event: int, end: float) -> None:
         poll = select.poll()  # not select: the agent may have more than 1024 descriptors
         poll.register(self._socket, event)
         left = end - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
+            how = f"end it with kill -9 {self.pid}" if self.pid else "end its container"
             raise HandoverError(
-                f"the other agent (process {self.pid}) does not answer; if it hangs, end it with kill -9 "
-                f"{self.pid} and start a new one"
+                f"the other agent ({self.name}) does not answer; if it hangs, {how} and start a new one"
             )
 
 

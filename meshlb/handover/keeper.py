@@ -7,8 +7,10 @@ that connects meanwhile waits for the next agent to accept.
 It lives as long as the container that it is made for, so it is small and imports nothing of the rest.
 
     starting ──► running ──(agent dies)──► pause ──► starting
-                    │  └──(MAINPID=)──► running another one; the one before ends in its own time
+                    │  │└──(MAINPID=)──► running another one; the one before ends in its own time
+                    │  └───(silent for WATCHDOG seconds: killed)──► pause ──► starting
                     └──(SIGTERM, SIGINT: passed on)──► ending ──(all have ended)──► its exit code
+                    └──(ends well: an agent of elsewhere has its place)──► ending
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 SHORT, LONG = 0.1, 10.0  # seconds of the first and the longest pause
 STEADY = 1.0  # seconds that an agent must have lived, and served, to be started again at once
 MISUSE = 2  # the exit code for a mistyped option, which does not get better by trying again
+WATCHDOG = 60.0  # seconds of silence after which an agent that has come to serve hangs
 _SET_CHILD_SUBREAPER = 36
 _CREDENTIALS = struct.Struct("=iII")
 
@@ -41,12 +44,18 @@ _CREDENTIALS = struct.Struct("=iII")
 class Keeper:
     """Runs `command` until it is told to end."""
 
-    def __init__(self, command: list[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        clock: Callable[[], float] = time.monotonic,
+        watchdog: float = WATCHDOG,
+    ) -> None:
         self.agent = 0  # the process that is the agent now; 0 for none
         self.kept: dict[tuple[int, int], tuple[str, int]] = {}  # name and descriptor, by device and inode
         self.ending = False
         self.code = 0
-        self._command, self._clock = command, clock
+        self._command, self._clock, self._watchdog = command, clock, watchdog
+        self._heard = 0.0  # when the agent was last heard of
         self._before: set[int] = set()  # agents that another one has replaced
         self._served = False  # the agent has come to serve
         self._pause, self._started, self._start_at = 0.0, 0.0, clock()
@@ -79,14 +88,25 @@ class Keeper:
         return self.ending and not self.agent and not self._before
 
     def _patience(self) -> float | None:
-        """Starts the agent when it is time; milliseconds until then."""
-        if self.agent or self.ending:
+        """Starts the agent when it is time, kills it when it hangs; milliseconds until then."""
+        if self.ending or (self.agent and not self._served):
             return None
+        if self.agent:
+            return self._overdue() * 1000
         left = self._start_at - self._clock()
         if left > 0:
             return left * 1000
         self._start()
         return None
+
+    def _overdue(self) -> float:
+        """Seconds until the agent has been silent for too long; it is killed then."""
+        left = self._heard + self._watchdog - self._clock()
+        if left <= 0:
+            _say(f"the agent has been silent for {self._watchdog:g} s, so it is killed")
+            os.kill(self.agent, signal.SIGKILL)
+            self._heard = self._clock()  # until its end is told
+        return max(left, 0.1)
 
     # -- The agent
 
@@ -107,7 +127,7 @@ class Keeper:
         # First out of the way of the numbers that they are to have.
         for index, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST + len(fds)) for fd in fds]):
             os.dup2(fd, FIRST + index)
-        told = {"NOTIFY_SOCKET": self._address}
+        told = {"NOTIFY_SOCKET": self._address, "WATCHDOG_USEC": str(int(self._watchdog * 1e6))}
         if fds:
             told |= {
                 "LISTEN_PID": str(os.getpid()),
@@ -141,14 +161,14 @@ class Keeper:
     def _ended(self, code: int) -> None:
         self.agent = 0
         self.code = code if code >= 0 else 128 - code
-        if self.ending or code == MISUSE:
-            self.ending = True
+        if self.ending or code in (0, MISUSE):
+            self.ending = True  # it ends well only when it was told to, or when another agent has its place
             return
         steady = self._served and self._clock() - self._started >= STEADY
         self._pause = 0.0 if steady else min(max(self._pause * 2, SHORT), LONG)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         wait = f"in {self._pause:g} s" if self._pause > SHORT else "now"
-        print(f"meshlb-agent: the agent {how}; it is started again {wait}", file=sys.stderr, flush=True)
+        _say(f"the agent {how}; it is started again {wait}")
         self._start_at = self._clock() + (self._pause if self._pause > SHORT else 0.0)
 
     # -- What agents say
@@ -169,7 +189,9 @@ class Keeper:
     def _obey(self, sender: int, lines: dict[str, str], fds: list[int]) -> None:
         if not self._is_agent(sender):
             return
-        self._served = self._served or "READY" in lines
+        if sender == self.agent:
+            self._heard = self._clock()
+            self._served = self._served or "READY" in lines
         if "FDSTORE" in lines:
             self._keep(lines.get("FDNAME", "stored"), fds)
         if "FDSTOREREMOVE" in lines:
@@ -184,7 +206,7 @@ class Keeper:
         if pid != self.agent and _parent(pid) == os.getpid():
             if self.agent:
                 self._before.add(self.agent)
-            self.agent = pid
+            self.agent, self._heard = pid, self._clock()
             if self.ending:
                 os.kill(pid, signal.SIGTERM)
 
@@ -200,6 +222,10 @@ class Keeper:
     def _drop(self, name: str) -> None:
         for key in [key for key, (kept, _) in self.kept.items() if kept == name]:
             os.close(self.kept.pop(key)[1])
+
+
+def _say(sentence: str) -> None:
+    print(f"meshlb-agent: {sentence}", file=sys.stderr, flush=True)
 
 
 def _empty(end: socket.socket) -> None:

@@ -56,8 +56,8 @@ class Place:
                 await serving.offered.wait()
         except TimeoutError:
             raise HandoverError(
-                f"there is nothing to serve yet ({problem() or 'no table'}), so the running agent (process "
-                f"{self._predecessor.pid}) goes on"
+                f"there is nothing to serve yet ({problem() or 'no table'}), so the running agent ("
+                f"{self._predecessor.name}) goes on"
             ) from None
         self.inherited.add(await self._predecessor.take())
         serving.orders.adopt(self._predecessor.orders, time.monotonic())
@@ -75,7 +75,7 @@ class Place:
             if isinstance(error, HandoverError):
                 await serving.drain(ABANDONED, asyncio.Event())
             raise
-        log.info("took over from process %d", self._predecessor.pid)
+        log.info("took over from %s", self._predecessor.name)
         await self._predecessor.farewell()
         self._predecessor.close()
         self._predecessor = None
@@ -103,6 +103,10 @@ class Place:
     def give_up(self) -> None:
         """This agent ends on purpose: nobody need keep its sockets."""
         self._store.drop([name for name, _ in self._doors] + self.inherited.clear())
+
+    def forget(self) -> None:
+        """An agent that we have not started has the place: nobody need keep our sockets."""
+        self._store.drop_all()
 
     def close(self) -> None:
         """Give everything back."""

@@ -53,8 +53,8 @@ class Predecessor:
 
     def __init__(self, sock: socket.socket) -> None:
         self._talk = Conversation(sock)
-        self.pid = self._talk.pid
-        self._process = _pidfd(self.pid)
+        self.name = self._talk.name
+        self._process = _pidfd(self._talk.pid)
 
     @classmethod
     def find(cls, path: Path) -> Predecessor | None:
@@ -178,7 +178,7 @@ class Heirs:
         elif talk.user not in (0, os.geteuid()):
             _refuse(talk, f"user {talk.user} may not ask this; root may")
         elif self._heir is not None:
-            _refuse(talk, f"process {self._heir.pid} is taking over at this moment")
+            _refuse(talk, f"another agent ({self._heir.name}) is taking over at this moment")
         else:
             self._heir = talk
             self._task = asyncio.create_task(self._hand_over(talk))

@@ -47,6 +47,16 @@ def leave() -> None:
     os.environ.pop("NOTIFY_SOCKET", None)
 
 
+def watchdog(environment: MutableMapping[str, str] = os.environ) -> float:
+    """Seconds after which it takes an agent for hung that has not said WATCHDOG=1; 0 where it does not.
+
+    The process that it is meant for is forgotten: an agent's replacement gets its environment, and its duty.
+    """
+    meant_for = environment.pop("WATCHDOG_PID", "")
+    wanted = environment.get("WATCHDOG_USEC", "")
+    return int(wanted) / 1e6 if wanted.isdecimal() and meant_for in ("", str(os.getpid())) else 0.0
+
+
 def barrier() -> bool:
     """Wait until it has done what it was told so far, for a second at most. False when it has not."""
     ours, its = os.pipe2(os.O_CLOEXEC)
@@ -72,9 +82,11 @@ class SystemdStore:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._left_alone_until = 0.0
+        self._names = set[str]()
 
     def keep(self, name: str, sockets: Iterable[socket.socket]) -> None:
         """Keep these, too."""
+        self._names.add(name)
         fds = [each.fileno() for each in sockets]
         for start in range(0, len(fds), MOST):
             # Without FDPOLL=0 it would forget a socket that an error is pending on.
@@ -82,9 +94,15 @@ class SystemdStore:
 
     def drop(self, names: Iterable[str]) -> None:
         """Keep those of these names no longer; returns when they are let go of, after seconds at most."""
-        told = [self._tell("FDSTOREREMOVE=1", f"FDNAME={name}") for name in names]
+        gone = tuple(names)
+        self._names.difference_update(gone)
+        told = [self._tell("FDSTOREREMOVE=1", f"FDNAME={name}") for name in gone]
         if told and told[-1] and not barrier():
             self._leave_alone()
+
+    def drop_all(self) -> None:
+        """Keep none any longer."""
+        self.drop(sorted(self._names))
 
     def _tell(self, *lines: str, fds: Sequence[int] = ()) -> bool:
         if "NOTIFY_SOCKET" not in os.environ or self._clock() < self._left_alone_until:

@@ -21,6 +21,7 @@ class Holder:
     pid: int
     name: str
     arguments: tuple[str, ...] = ()
+    ours: bool = False  # it is this very process
 
     def __str__(self) -> str:
         return f"{self.name} (process {self.pid})"
@@ -44,7 +45,16 @@ def holder_of(port: int, protocol: Protocol = Protocol.TCP, proc: Path = Path("/
     if not sockets:
         return None
     holds = (found for found in _processes(proc) if sockets & set(_descriptors(found.pid, proc)))
-    return next((replace(found, arguments=_arguments(found.pid, proc)) for found in holds), None)
+    found = next(holds, None)
+    return found and replace(found, arguments=_arguments(found.pid, proc), ours=found.pid == _own(proc))
+
+
+def _own(proc: Path) -> int:
+    """This process's number there: a container's processes have others outside."""
+    try:
+        return int((proc / "self").readlink().name)
+    except (OSError, ValueError):
+        return os.getpid()
 
 
 def listening_inodes(port: int, protocol: Protocol = Protocol.TCP, proc: Path = Path("/proc")) -> set[int]:

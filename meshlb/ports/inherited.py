@@ -33,6 +33,9 @@ class Store(Interface):
     def drop(self, names: Iterable[str]) -> None:
         """Keep those of these names no longer; returns when they are let go of."""
 
+    def drop_all(self) -> None:
+        """Keep none any longer."""
+
 
 class NoStore:
     """Where nobody keeps sockets for us."""
@@ -41,6 +44,9 @@ class NoStore:
         """Does nothing."""
 
     def drop(self, names: Iterable[str]) -> None:
+        """Does nothing."""
+
+    def drop_all(self) -> None:
         """Does nothing."""
 
 

@@ -433,7 +433,7 @@ def in_use(port: Port, holder: Holder | None) -> str:
             f'"ss -l{port.protocol[0]}np sport = :{port.published}", '
             "or redirect past it with --takeover always"
         )
-    if holder.pid == os.getpid():
+    if holder.ours:
         return (
             f"port {port} is still held by meshlb itself: it is being closed, or is the status page's address"
         )

@@ -112,6 +112,25 @@ def test_an_upgrade_under_a_keeper_and_then_a_kill(node: Agent) -> None:
     assert is_refused(node.port)
 
 
+def test_a_keeper_ends_when_the_agent_of_another_has_the_place(node: Agent) -> None:
+    """As when a Swarm service is updated: the new task's agent takes over from the old one's."""
+    node.start("--keeper")
+    first = node.process
+    with Load(node.port) as load, contextlib.closing(Talks(node.port, 3)) as talks:
+        node.process = node.begin("--keeper", "--replace")
+        eventually(lambda: "has taken over" in node.said(), timeout=START, what="the takeover")
+        talks.say("still here")
+        assert first is not None
+        assert first.poll() is None  # until its last connection has ended
+        talks.close()
+        assert first.wait(START) == 0
+        killed(node)  # the sockets are with the new one's keeper
+        Talks(node.port, 4).close()
+    assert [failure for failure in load.failures if not failure.startswith(CUT)] == []
+    assert len(load.failures) <= 2  # those of the one that was killed
+    assert node.said().count("is started again") == 1
+
+
 def test_a_mistyped_option_ends_it_all(node: Agent) -> None:
     keeper = node.begin("--keeper", "--worker-count", "3")
     assert keeper.wait(START) == 2

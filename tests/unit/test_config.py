@@ -74,6 +74,7 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         "http_certificate": "page.crt",
         "http_key": "page.key",
         "http_users": "users",
+        "host_root": "/host",
     }
     assert set(texts) == set(Config.__dataclass_fields__)
     wanted = Config(
@@ -92,6 +93,7 @@ def test_every_field_is_an_option_and_an_environment_variable() -> None:
         Path("page.crt"),
         Path("page.key"),
         Path("users"),
+        Path("/host"),
     )
     assert parse(*(f"--{name.replace('_', '-')}={text}" for name, text in texts.items())) == wanted
     assert parse(**{f"MESHLB_{name.upper()}": text for name, text in texts.items()}) == wanted

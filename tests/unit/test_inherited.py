@@ -29,6 +29,9 @@ class Store:
     def drop(self, names: Iterable[str]) -> None:
         self.said += [("drop", name, 0) for name in names]
 
+    def drop_all(self) -> None:
+        self.said.append(("drop all", "", 0))
+
 
 @pytest.fixture
 def left() -> Iterator[Inherited]:

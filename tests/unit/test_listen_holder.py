@@ -70,3 +70,4 @@ def test_our_own_socket_is_found() -> None:
         holder = holder_of(sock.getsockname()[1])
     assert holder is not None
     assert holder.pid == os.getpid()
+    assert holder.ours

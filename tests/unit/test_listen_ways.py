@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -128,7 +127,7 @@ def test_always_redirects_free_ports_too(free: Port, opened: Open) -> None:
         ("auto", NGINX, "held by nginx (process 8): stop it"),
         ("never", NGINX, "held by nginx (process 8): stop it"),
         ("auto", None, "a process that cannot be seen from here"),
-        ("auto", Holder(os.getpid(), "python3"), "by meshlb itself"),
+        ("auto", Holder(7, "python3", ours=True), "by meshlb itself"),
         ("never", DOCKERD, "--takeover auto"),
         ("auto", PROXY, "for the container at 172.18.0.2"),
     ],

@@ -130,3 +130,26 @@ def test_what_is_no_socket_is_closed(tmp_path: Path) -> None:
             check=False,
         )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_watchdog_is_ours_or_of_the_agent_that_started_us() -> None:
+    mine = {"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}
+    assert systemd.watchdog(mine) == 60
+    assert systemd.watchdog(mine) == 60  # as our replacement finds it
+    assert mine == {"WATCHDOG_USEC": "60000000"}
+    assert systemd.watchdog({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}) == 0
+    assert systemd.watchdog({"WATCHDOG_USEC": "soon"}) == systemd.watchdog({}) == 0
+
+
+def test_a_store_forgets_all_that_it_was_told(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlb.handover.systemd.PATIENCE", 0.01)
+    store = systemd.SystemdStore()
+    for name in ("b", "a"):
+        store.keep(name, [])
+    store.drop_all()
+    assert [manager.recv(100) for _ in range(2)] == [
+        b"FDSTOREREMOVE=1\nFDNAME=a",
+        b"FDSTOREREMOVE=1\nFDNAME=b",
+    ]
