@@ -81,6 +81,21 @@ ensure_venv() {
     echo "$now" > "$stamp"
 }
 
+# All that the tests need. The lab's are skipped, with the reason, where no Swarm can run; elsewhere they must.
+ensure_tests() {
+    ensure_packages lab_packages
+    ensure_packages build_packages
+    ensure_venv test,check
+    ensure_prometheus
+    local reason
+    reason=$(lab_why_not)
+    if [ -n "$reason" ]; then
+        say "the tests on a real Swarm are skipped: $reason"
+    else
+        export MESHLB_REQUIRE_LAB=1
+    fi
+}
+
 need_root() {
     [ "$(id -u)" = 0 ] || die "needs root: $1. Run it as: sudo $0"
 }

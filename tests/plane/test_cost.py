@@ -38,6 +38,7 @@ def waits(connection: socket.socket) -> None:
     connection.recv(1)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(("handle", "limit"), [(closes, 11), (waits, 14)])
 def test_a_short_connection_takes_few_system_calls(
@@ -83,6 +84,7 @@ def ask_often(plane: PlaneProcess, handle: Handler) -> None:
     eventually(lambda: plane.look()["open"] == 0, timeout=30, what="the connections to end")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_an_idle_connection_takes_little_memory() -> None:
     raise_limit()

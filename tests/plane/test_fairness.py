@@ -81,6 +81,7 @@ def p99s_of_pings(*connections: socket.socket) -> list[float]:
     return [statistics.quantiles(of_sock, n=100)[98] for of_sock in times]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("load", [bulk, flood])
 def test_quiet_connections_are_served_beside_busy_ones(server: MakeServer, load: Load) -> None:
@@ -99,6 +100,7 @@ def test_quiet_connections_are_served_beside_busy_ones(server: MakeServer, load:
     assert max(p99_through) < p99_direct * 20 + 0.5, "starved; each hop may have to wait for a core"
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_worker_looks_at_others_after_some_bytes_of_a_stream(server: MakeServer, tmp_path: Path) -> None:
     """Measured in bytes, not in time: those read and written between two looks at its events."""

@@ -25,6 +25,7 @@ def large() -> Table:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_reading_all_makes_no_object_of_each_number(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh.plane, "_open_closed", lambda: None)  # 200 ports would need 400 sockets

@@ -14,26 +14,46 @@ SOURCES = sorted(PACKAGE.glob("_*.pyx"))
 HIDDEN = "__Pyx_ErrOccurredWithGIL()"
 
 
-def calls_that_ask_for_the_gil(source: Path, target: Path) -> list[str]:
-    cython = [sys.executable, "-m", "cython", "-3", "-o", str(target), str(source)]
-    subprocess.run(cython, check=True, capture_output=True)
-    lines = target.read_text().splitlines()
+ASKING = {"void": "pass", "int": "return -1"}  # what a step returns, and how
+
+
+def cythonized(target: Path, *sources: Path) -> Path:
+    """The folder with their C. One process makes it of all: to start Cython takes longer than to run it."""
+    command = [sys.executable, "-m", "cython", "-3", "-o", f"{target}/", *map(str, sources)]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+def calls_that_ask_for_the_gil(source: Path) -> list[str]:
+    lines = source.read_text().splitlines()
     return [line.strip() for line in lines if HIDDEN in line and not re.match(r"\s*#|static|.*\{$", line)]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_workers_never_ask_for_the_gil(source: Path, tmp_path: Path) -> None:
-    assert calls_that_ask_for_the_gil(source, tmp_path / "source.c") == []
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cythonized(tmp_path_factory.mktemp("ours"), *SOURCES)
 
 
-@pytest.mark.parametrize("signature", ["cdef void step() nogil", "cdef int step() nogil"])
-def test_the_check_sees_what_it_looks_for(tmp_path: Path, signature: str) -> None:
-    source = tmp_path / "hidden.pyx"
-    body = "pass" if "void" in signature else "return -1"
-    source.write_text(
-        f"{signature}:\n    {body}\ncdef void loop() noexcept nogil:\n    step()\ndef run():\n    loop()\n"
-    )
-    assert calls_that_ask_for_the_gil(source, tmp_path / "hidden.c")
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Workers that ask for the GIL, named by what a step of theirs returns."""
+    folder = tmp_path_factory.mktemp("hidden")
+    for kind, body in ASKING.items():
+        (folder / f"{kind}.pyx").write_text(
+            f"cdef {kind} step() nogil:\n    {body}\ncdef void loop() noexcept nogil:\n    step()\n"
+            "def run():\n    loop()\n"
+        )
+    return cythonized(folder, *folder.glob("*.pyx"))
+
+
+@pytest.mark.parametrize("name", [source.stem for source in SOURCES])
+def test_workers_never_ask_for_the_gil(ours: Path, name: str) -> None:
+    assert calls_that_ask_for_the_gil(ours / f"{name}.c") == []
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_the_check_sees_what_it_looks_for(hidden: Path, kind: str) -> None:
+    assert calls_that_ask_for_the_gil(hidden / f"{kind}.c")
 
 
 def test_only_the_plane_knows_the_extension() -> None:

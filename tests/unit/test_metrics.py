@@ -442,6 +442,7 @@ def test_usage_that_cannot_be_read_hides_nothing_else(monkeypatch: pytest.Monkey
     assert found.cpu > 0
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_large_node_costs_little() -> None:
     """Ten thousand backends: less than four times what it takes to make objects of their counts."""

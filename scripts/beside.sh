@@ -1,0 +1,53 @@
+# Sourced by the scripts that run parts beside each other: `beside NAME COMMAND ...` for each, then `finish`. Every line
+# of a part bears its name, so that `grep '^lab '` shows one of them alone.
+
+declare -A PART_OF=() # by process id
+INTERRUPTED=""
+
+# Starts a part, as the leader of a process group: an interrupt reaches all of it, and only once. We may have been
+# started with SIGINT ignored; a part is not.
+beside() {
+    local name=$1
+    shift
+    say "$name: $*"
+    set -m
+    {
+        trap '' INT TERM HUP # what follows the part's end is told, however that came about
+        code=0
+        env --default-signal=INT,TERM,HUP "$@" 2>&1 </dev/null | sed -u "s/^/$name | /" || code=$?
+        say "$name: $([ $code = 0 ] && echo passed || echo "FAILED with exit status $code"), after $SECONDS s"
+        exit $code
+    } &
+    set +m
+    PART_OF[$!]=$name
+}
+
+# Waits for all parts, and fails when one of them has.
+finish() {
+    local pid failed=""
+    for pid in "${!PART_OF[@]}"; do
+        ended_well "$pid" || failed+=" ${PART_OF[$pid]}"
+    done
+    PART_OF=()
+    [ -z "$INTERRUPTED" ] || exit 130
+    [ -z "$failed" ] || die "FAILED:$failed"
+}
+
+# A signal ends `wait`, but not the part: that takes its lab down.
+ended_well() {
+    local code=0
+    wait "$1" || code=$?
+    while kill -0 "$1" 2>/dev/null; do
+        code=0
+        wait "$1" || code=$?
+    done
+    return $code
+}
+
+# SIGINT whatever has come: it is what pytest takes a lab down for.
+interrupt() {
+    INTERRUPTED=1
+    local pid
+    for pid in "${!PART_OF[@]}"; do kill -INT -- "-$pid" 2>/dev/null || true; done
+}
+trap interrupt INT TERM HUP
