@@ -150,7 +150,7 @@ cdef void _conn_record(worker_t *w, conn_t *c) noexcept nogil:
     """Gives it a record, with the client that it has now: one that has gone is nobody's any more."""
     cdef origin_t origin
     c.record = record_new(w, c.port.id)
-    if c.record != NULL and _addresses(c, &origin):
+    if c.record != NULL and _client(w, c, &origin):
         memcpy(c.record.client, origin.source, 16)
         c.record.client_port = origin.source_port
 
