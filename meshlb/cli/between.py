@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from meshlb.cli.probe import SANDBOX, Finding, inside
-from meshlb.peers.echo import Echo, is_askable
+from meshlb.cli.probe import REFUSED, SANDBOX, Finding, attempt, echoed
+from meshlb.peers.echo import is_askable
 
 MOST = 64  # nodes that are tried
 SKEW = 5.0  # seconds; certificates and tokens of a swarm live in time
-_TRIES, _PATIENCE = 3, 0.7  # echoes, and seconds for each
 _NTP = "run an NTP client on both"
 
 Ask = Callable[[Collection[str]], Collection[str] | None]
@@ -32,9 +31,15 @@ def endpoints(network: Mapping[str, Any]) -> dict[str, str]:
 
 
 def gossip(nodes: Iterable[Mapping[str, Any]], heard: Collection[str]) -> Iterator[Finding]:
-    """Nodes that managers hold for up and that gossip does not show here (pure)."""
+    """Nodes that managers miss, and those that they hold for up and gossip does not show here (pure)."""
     for node in nodes:
         status = node.get("Status") or {}
+        if status.get("State") == "down":
+            name = (node.get("Description") or {}).get("Hostname") or status.get("Addr")
+            text = f"node {name} is down, as managers have it"
+            yield Finding(
+                False, text, f"start it and its Docker; if it is gone for good: docker node rm {name}"
+            )
         if status.get("State") == "ready" and status.get("Addr") not in heard:
             text = f"gossip does not show {status.get('Addr')}: its tasks cannot be reached from here"
             yield Finding(False, text, "open 7946/tcp and 7946/udp between the nodes, both ways")
@@ -46,7 +51,7 @@ def containers(own: str, found: Mapping[str, str], port: int, ask: Ask | None = 
     others = dict(list(others.items())[:MOST])
     if not others:
         return
-    answered = (ask or _asked)(others.values())
+    answered = (ask or _over_ingress)(others.values())
     if answered is None:
         yield Finding(
             None, f"{port}/udp between the nodes is not tried: that takes root", "sudo meshlb doctor"
@@ -59,28 +64,34 @@ def containers(own: str, found: Mapping[str, str], port: int, ask: Ask | None = 
         yield Finding(good, text + ("answers" if good else "gets no answer"), advice)
 
 
-def _asked(addresses: Collection[str]) -> Collection[str] | None:
-    """Who answers an echo in the ingress network; None when we may not ask."""
-    try:
-        return inside(SANDBOX, lambda: _echoes(addresses))
-    except OSError:
-        return None
+def _over_ingress(addresses: Collection[str]) -> Collection[str] | None:
+    return echoed(addresses, SANDBOX)
 
 
-def _echoes(addresses: Collection[str]) -> Collection[str] | None:
-    echo, answered = Echo(), set[str]()
-    try:
-        for _ in range(_TRIES):
-            echo.ask(set(addresses) - answered)
-            if not echo.works:
-                return None
-            end = time.monotonic() + _PATIENCE
-            while time.monotonic() < end and len(answered) < len(addresses):
-                time.sleep(0.01)
-                answered |= echo.answers()
-        return answered
-    finally:
-        echo.close()
+def ports(managers: Collection[str], nodes: Collection[str]) -> Iterator[Finding]:
+    """The ports by which nodes reach each other: of managers, and of all nodes. All are tried at once."""
+    asked = [(address, 2377, "managers") for address in sorted(managers)]
+    others = sorted(nodes)[:MOST]
+    asked += [(address, *port) for address in others for port in ((7946, "gossip"), (7947, "agents"))]
+    if not asked:
+        return
+    with ThreadPoolExecutor(MOST) as pool:
+        streams = pool.map(lambda one: stream(*one), asked)
+        datagrams = pool.map(lambda address: datagram(address, 7946), others)
+        yield from sorted([*streams, *datagrams], key=lambda finding: finding.text)
+
+
+def stream(address: str, port: int, what: str) -> Finding:
+    """Whether a port of TCP answers. That no agent is there is worth a word; the mesh works without."""
+    tried = attempt(address, port, patience=2.0, stay=0.01)
+    text = f"{address} {port}/tcp ({what}): "
+    if not tried.error or tried.error.endswith("at once"):
+        return Finding(True, f"{text}answers")
+    running = "is Docker running there, or does a firewall refuse?"
+    if port == 7947:
+        running = "is an agent running there?"
+    advice = running if tried.error == REFUSED else f"open {port}/tcp between the nodes"
+    return Finding(None if port == 7947 else False, text + tried.error, advice)
 
 
 def datagram(address: str, port: int, patience: float = 0.5) -> Finding:

@@ -18,7 +18,7 @@ import click
 from meshlb import __version__
 from meshlb.cli import agent_view, between
 from meshlb.cli.agent_view import AgentError, AgentView
-from meshlb.cli.probe import Finding, attempt, lines
+from meshlb.cli.probe import Finding, lines
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.errors import MeshError
 from meshlb.handover import agent_socket
@@ -26,6 +26,7 @@ from meshlb.handover import agent_socket
 SOCKET = Path("/run/meshlb/agent.sock")
 OLDEST = (4, 14)  # kernels: MSG_ZEROCOPY aside, what the data path uses was there
 FEW_FILES = 65_536
+NOWHERE = ("", "None", "0.0.0.0", "127.0.0.1")  # noqa: S104  what managers say of nodes without an address
 VXLAN = 50  # bytes that an overlay's packets are longer than its own
 
 
@@ -85,7 +86,7 @@ def tools() -> Iterator[Finding]:
 def engine(info: Mapping[str, Any] | MeshError) -> Iterator[Finding]:
     """The engine and its swarm (pure, but for the clock)."""
     if isinstance(info, MeshError):
-        yield Finding(False, str(info))
+        yield Finding(False, str(info), "without it the agent serves what it knows, and learns nothing new")
         return
     yield Finding(True, f"Docker Engine {info.get('ServerVersion')}, API {info.get('ApiVersion')}")
     swarm = info.get("Swarm") or {}
@@ -149,10 +150,22 @@ def _certificate(info: Mapping[str, Any] | MeshError) -> Iterator[Finding]:
     except PermissionError:
         yield Finding(None, "the node's certificate is root's to read", "sudo meshlb doctor")
     except (OSError, ValueError) as error:
-        yield Finding(False, f"the node's certificate {path} cannot be read: {error}")
+        advice = (
+            "is that the data root of the Docker that runs? Swarm renews it: `docker swarm ca` on a manager"
+        )
+        yield Finding(False, f"the node's certificate {path} cannot be read: {error}", advice)
     else:
-        days = (ends - time.time()) / 86400
-        yield Finding(days > 0, f"the node's certificate ends in {days:.0f} days; Swarm renews it by itself")
+        yield expiry((ends - time.time()) / 86400)
+
+
+def expiry(days: float) -> Finding:
+    """How long the node's certificate lasts (pure)."""
+    if days > 0:
+        return Finding(True, f"the node's certificate ends in {days:.0f} days; Swarm renews it by itself")
+    text = (
+        f"the node's certificate ended {-days:.0f} days ago: no manager and no agent takes this node for one"
+    )
+    return Finding(False, text, "are the clock and the way to the managers right? Else leave, and join again")
 
 
 def ends_of(path: Path) -> float:
@@ -186,7 +199,8 @@ def agent_findings(status: Mapping[str, Any]) -> Iterator[Finding]:
     ports = "1 port is" if served == 1 else f"{served} ports are"
     yield Finding(not failed, f"{ports} served, {len(failed)} {'is' if len(failed) == 1 else 'are'} not")
     for port in failed:
-        yield Finding(False, f"port {port['port']} of service {port['service']}: {port['reason']}")
+        text = f"port {port['port']} of service {port['service']}: {port['reason']}"
+        yield Finding(False, text, f"`meshlb why {port['port']}`; the agent tries again by itself")
     yield from (Finding(None, problem) for problem in status.get("problems", ()))
     channel = status.get("channel")
     if channel:
@@ -226,19 +240,12 @@ def _neighbours(info: Mapping[str, Any] | MeshError) -> Iterator[Finding]:
         return
     swarm = info.get("Swarm") or {}
     own = str(swarm.get("NodeAddr") or "")
-    for manager in swarm.get("RemoteManagers") or ():
-        address = str(manager["Addr"]).rpartition(":")[0].strip("[]")
-        if address == own:
-            continue
-        for port, what in ((2377, "managers"), (7946, "gossip"), (7947, "agents")):
-            tried = attempt(address, port, patience=2.0, stay=0.01)
-            refused = tried.error == "Connection refused"
-            good = not tried.error or tried.error.endswith("at once")
-            advice = "is it running there?" if refused else f"open {port}/tcp between the nodes"
-            text = f"{address} {port}/tcp ({what}): {tried.error if not good else 'answers'}"
-            yield Finding(good or (None if port == 7947 else False), text, "" if good else advice)
-        yield between.datagram(address, 7946)
     found = between.endpoints(info.get("Ingress") or {})
+    managers = {
+        str(manager["Addr"]).rpartition(":")[0].strip("[]") for manager in swarm.get("RemoteManagers") or ()
+    }
+    nodes = {str((node.get("Status") or {}).get("Addr")) for node in info.get("SwarmNodes") or ()}
+    yield from between.ports(managers - {own}, (managers | nodes | {*found}) - {own, *NOWHERE})
     if found:
         yield from between.gossip(info.get("SwarmNodes") or (), found)
         port = int((swarm.get("Cluster") or {}).get("DataPathPort") or 4789)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +14,15 @@ from typing import TypeVar
 import click
 
 from meshlb.kernel.visit import visit
+from meshlb.peers.echo import Echo, is_askable
 
 T = TypeVar("T")
 
 SANDBOX = Path("/var/run/docker/netns/ingress_sbox")
 MARKS = {True: ("ok", "green"), False: ("BAD", "red"), None: ("-", "yellow")}
+REFUSED = "Connection refused"
 _CLONE_NEWNET = 0x40000000
+_TRIES, _PATIENCE = 3, 0.7  # echoes, and seconds for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,49 @@ def inside(namespace: Path, work: Callable[[], T]) -> T:
 def _enter(namespace: int) -> None:
     if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
         raise PermissionError(ctypes.get_errno(), "setns")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How backends are reached: in a network namespace, or in our own where that is None."""
+
+    namespace: Path | None = None
+
+    def attempt(self, address: str, port: int) -> Attempt:
+        """Connects to a backend."""
+        namespace = self.namespace
+        return (
+            attempt(address, port) if namespace is None else inside(namespace, lambda: attempt(address, port))
+        )
+
+    def answers(self, address: str) -> bool | None:
+        """Whether the backend's kernel answers an echo; None where that cannot be tried."""
+        found = echoed([address], self.namespace) if is_askable(address) else None
+        return None if found is None else address in found
+
+
+def echoed(addresses: Collection[str], namespace: Path | None = None) -> Collection[str] | None:
+    """Who of them answers an ICMP echo; None when we may not ask."""
+    try:
+        return _echoes(addresses) if namespace is None else inside(namespace, lambda: _echoes(addresses))
+    except OSError:
+        return None
+
+
+def _echoes(addresses: Collection[str]) -> Collection[str] | None:
+    echo, answered = Echo(), set[str]()
+    try:
+        for _ in range(_TRIES):
+            echo.ask(set(addresses) - answered)
+            if not echo.works:
+                return None
+            end = time.monotonic() + _PATIENCE
+            while time.monotonic() < end and len(answered) < len(addresses):
+                time.sleep(0.01)
+                answered |= echo.answers()
+        return answered
+    finally:
+        echo.close()
 
 
 def is_local(address: str) -> bool:

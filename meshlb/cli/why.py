@@ -5,23 +5,34 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from meshlb.cli import agent_view
+from meshlb.cli import agent_view, firewall
 from meshlb.cli.agent_view import AgentError, AgentView
 from meshlb.cli.mesh_rows import Look, rows
 from meshlb.cli.parameters import Parsed
-from meshlb.cli.probe import SANDBOX, Attempt, Finding, attempt, inside, is_local, lines
-from meshlb.cli.program import FAILED, Verb
-from meshlb.errors import ConfigError
+from meshlb.cli.probe import REFUSED, SANDBOX, Attempt, Finding, Way, attempt, inside, is_local, lines
+from meshlb.cli.program import FAILED, Connection, Verb
+from meshlb.cli.reach import attempts, reach
+from meshlb.errors import ConfigError, MeshError
 from meshlb.model import Protocol
 from meshlb.ports.holder import Holder, holder_of
 
-MOST_TRIED = 16  # backends
+AGENTS = 7947  # where agents of other nodes listen by default
+Json = Mapping[str, Any]
 
-Try = Callable[[str, int], Attempt]
+
+class Asked(NamedTuple):
+    """The port in question, here or on the node whose address is `other`."""
+
+    port: int
+    protocol: str
+    other: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.port}/{self.protocol}"
 
 
 def target(text: str) -> tuple[str, int, str]:
@@ -45,12 +56,38 @@ def why(ctx: click.Context, agent: AgentView, where: tuple[str, int, str]) -> No
       meshlb why 192.168.1.12:443
     """
     host, port, protocol = where
-    findings = [*_walk(agent, host, port, protocol)]
+    findings = [*_walk(agent, Swarm(ctx.obj), host, port, protocol)]
     click.echo("\n".join(lines(findings)))
     ctx.exit(FAILED if any(finding.good is False for finding in findings) else 0)
 
 
-def _walk(agent: AgentView, host: str, port: int, protocol: str) -> Iterator[Finding]:
+class Swarm:
+    """What the engine knows beyond the agent; most of it only a manager's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def troubles(self, service: str) -> tuple[str, ...]:
+        """Why its tasks do not run: what this node's engine knows, and a manager's of them all."""
+        from meshlb.cluster import trouble  # noqa: PLC0415  the SDK loads slowly
+
+        here = self._asked(lambda engine: trouble.of_last_container(engine, service))
+        return (*self._asked(lambda engine: trouble.of_service(engine, service)), *filter(None, here))
+
+    def outside(self, asked: Asked) -> tuple[str, ...]:
+        """The services that publish a port without the mesh."""
+        from meshlb.cluster import trouble  # noqa: PLC0415
+
+        return self._asked(lambda engine: trouble.outside_the_mesh(engine, asked.port, asked.protocol))
+
+    def _asked(self, ask: Callable[[Any], tuple[str, ...]]) -> tuple[str, ...]:
+        try:
+            return ask(self._connection.open())
+        except MeshError:
+            return ()
+
+
+def _walk(agent: AgentView, swarm: Swarm, host: str, port: int, protocol: str) -> Iterator[Finding]:
     try:
         address = str(socket.getaddrinfo(host, port)[0][4][0])
     except OSError as error:
@@ -58,117 +95,168 @@ def _walk(agent: AgentView, host: str, port: int, protocol: str) -> Iterator[Fin
         return
     if host != address:
         yield Finding(True, f"{host} is {address}")
-    if is_local(address):
-        yield from _here(agent, port, protocol)
-    else:
-        text = f"{address} is another machine: its agent is not asked"
-        yield Finding(None, text, f"run this on {host} for more")
+    here = is_local(address)
+    yield from _agent(agent, swarm, Asked(port, protocol, "" if here else address))
+    if here:
+        yield from firewall.findings(firewall.ruleset(), port, protocol)
     if protocol == "tcp":
-        yield connection(address, port, attempt(address, port))
+        yield connection(address, port, attempt(address, port), here)
     else:
         yield Finding(None, "UDP answers nobody who asks nothing: no test connection")
 
 
-def _here(agent: AgentView, port: int, protocol: str) -> Iterator[Finding]:
-    holder = holder_of(port, Protocol(protocol))
+def _agent(agent: AgentView, swarm: Swarm, asked: Asked) -> Iterator[Finding]:
+    """What this node's agent knows of the port."""
+    other = asked.other
+    holder = None if other else holder_of(asked.port, Protocol(asked.protocol))
     try:
-        status = agent.status()
-        look = Look(status, agent.counts())
+        look = agent.look()
     except AgentError as error:
         advice = "without an agent only Swarm's own mesh serves the port, if anything does"
-        yield Finding(False, str(error), advice)
-        yield Finding(None, listener(port, protocol, holder))
+        yield Finding(None if other else False, str(error), advice)
+        if other:
+            yield stranger(other, {})
+        else:
+            yield Finding(None, listener(asked, holder))
         return
-    yield Finding(True, f"an agent runs here, release {status.get('version')}")
-    yield from published(status, port, protocol, holder)
-    own = [row for row in rows(look) if row["Port"] == f"{port}/{protocol}"]
-    if own:
-        yield from reach([row for row in own if row["Backend"]], _trier(status), protocol)
+    yield Finding(True, f"an agent runs here, release {look.status.get('version')}")
+    if other:
+        yield from _elsewhere(look.status, other)
+    yield from silent(look.status, other)
+    yield from published(look.status, asked, holder, swarm)
+    yield from _backends(look, swarm, asked)
 
 
-def _trier(status: Mapping[str, Any]) -> Try | None:
+def _elsewhere(status: Json, address: str) -> Iterator[Finding]:
+    yield stranger(address, status)
+    if not any(node["address"] == address for node in status.get("nodes", ())):
+        return
+    if attempt(address, AGENTS, patience=2.0, stay=0.01).error == REFUSED:
+        text = f"no agent listens there ({address} {AGENTS}/tcp)"
+        yield Finding(None, text, f"on {address}: `meshlb agent status`, `meshlb agent install`")
+
+
+def stranger(address: str, status: Json) -> Finding:
+    """What the agent here knows of another machine (pure)."""
+    node = next((one for one in status.get("nodes", ()) if one["address"] == address), None)
+    if node is None:
+        return Finding(
+            None, f"{address} is another machine: its agent is not asked", "run this there for more"
+        )
+    name = node.get("name") or address
+    if node.get("state", "up") == "up":
+        text = f"{address} is {name}, another node; backends are tried from here"
+        return Finding(None, text, f"run this on {name} for its own view")
+    text = f"{address} is {name}, a node that has fallen silent"
+    return Finding(False, text, "is it up, and the network between? `meshlb doctor` tries the ways")
+
+
+def silent(status: Json, other: str = "") -> Iterator[Finding]:
+    """Nodes whose tasks get no connections, beside the one that is asked about (pure)."""
+    for node in status.get("nodes", ()):
+        if node.get("state", "up") != "up" and node["address"] != other:
+            text = (
+                f"node {node.get('name') or node['address']} has fallen silent: its tasks get no connections"
+            )
+            yield Finding(None, text, "`meshlb doctor` tries the ways there")
+
+
+def _backends(look: Look, swarm: Swarm, asked: Asked) -> Iterator[Finding]:
+    own = [row for row in rows(look) if row["Port"] == str(asked)]
+    if not own:
+        return
+    backends = [row for row in own if row["Backend"]]
+    if not backends:
+        yield from no_backend(own[0]["Service"], swarm)
+        return
+    way = _way(look.status)
+    yield from reach(backends, attempts(backends, way, asked.protocol))
+    if way is None and asked.protocol == "tcp":
+        yield Finding(None, "backends are not tried: that takes root", "sudo meshlb why …")
+
+
+def no_backend(service: str, swarm: Swarm) -> Iterator[Finding]:
+    """That nothing runs, and why."""
+    known = swarm.troubles(service)
+    advice = f"`docker service ps {service}`, on a manager, tells why"
+    yield Finding(False, f"it has no backend: no task of service {service} runs", "" if known else advice)
+    yield from (Finding(None, reason) for reason in known)
+
+
+def _way(status: Json) -> Way | None:
     """How backends are tried from here; None when that takes root."""
     if (status.get("source") or {}).get("kind") != "swarm":
-        return attempt
+        return Way()
     try:
         inside(SANDBOX, lambda: None)
     except OSError:
         return None
-    return lambda address, port: inside(SANDBOX, lambda: attempt(address, port))
+    return Way(SANDBOX)
 
 
-def published(
-    status: Mapping[str, Any], port: int, protocol: str, holder: Holder | None
-) -> Iterator[Finding]:
-    """Whether the agent serves the port (pure)."""
-    name = f"{port}/{protocol}"
-    found = next((one for one in status.get("ports", ()) if one["port"] == name), None)
+def published(status: Json, asked: Asked, holder: Holder | None, swarm: Swarm) -> Iterator[Finding]:
+    """Whether a service publishes the port, and whether this node's agent serves it."""
+    ports: Sequence[Json] = status.get("ports", ())
+    found = next((one for one in ports if one["port"] == str(asked)), None)
     if found is None:
-        known = ", ".join(one["port"] for one in status.get("ports", ())) or "none"
-        yield Finding(
-            False,
-            f"no service publishes port {name} through the routing mesh; published are: {known}",
-            f"docker service update --publish-add {port}:TARGET SERVICE",
-        )
-        yield Finding(None, listener(port, protocol, holder))
+        yield unpublished(ports, asked, swarm)
+        if not asked.other:
+            yield Finding(None, listener(asked, holder))
         return
-    good = found["state"] != "failed"
-    how = "is led to the agent by nftables" if found["state"] == "redirected" else "is served by the agent"
-    port_of = f"port {name} of service {found['service']}"
-    yield Finding(good, f"{port_of} {how}" if good else f"{port_of} is not served: {found['reason']}")
+    yield _served(found, asked.other)
     for problem in status.get("problems", ()):
         if problem.startswith(f"service {found['service']}: "):
             yield Finding(None, problem)
 
 
-def listener(port: int, protocol: str, holder: Holder | None) -> str:
+def _served(found: Json, other: str) -> Finding:
+    port = f"port {found['port']} of service {found['service']}"
+    if other:
+        return Finding(True, f"{port} is published through the routing mesh: on every node")
+    if found["state"] == "failed":
+        return Finding(
+            False,
+            f"{port} is not served: {found['reason']}",
+            "who connects meets that process instead; the agent tries again by itself",
+        )
+    how = "is led to the agent by nftables" if found["state"] == "redirected" else "is served by the agent"
+    return Finding(True, f"{port} {how}")
+
+
+def unpublished(ports: Sequence[Json], asked: Asked, swarm: Swarm) -> Finding:
+    """That nobody publishes the port through the mesh, and what is published that may be meant."""
+    text = f"no service publishes port {asked} through the routing mesh"
+    second = f"{asked.port}/{'udp' if asked.protocol == 'tcp' else 'tcp'}"
+    if any(one["port"] == second for one in ports):
+        advice = f"{second} is published: `meshlb why {second}`; a service may publish both"
+        return Finding(False, text, advice)
+    outside = swarm.outside(asked)
+    if outside:
+        advice = "only the nodes with a task of it answer there, without the mesh"
+        return Finding(False, f"{text}; service {outside[0]} publishes it with mode=host", advice)
+    known = ", ".join(one["port"] for one in ports) or "none"
+    target = "TARGET/udp" if asked.protocol == "udp" else "TARGET"
+    advice = f"docker service update --publish-add {asked.port}:{target} SERVICE"
+    return Finding(False, f"{text}; published are: {known}", advice)
+
+
+def listener(asked: Asked, holder: Holder | None) -> str:
     """Who has the port (pure)."""
     who = f"{holder} listens on it" if holder else "nobody listens on it, as far as we may see"
-    return f"port {port}/{protocol}: {who}"
+    return f"port {asked}: {who}"
 
 
-def reach(backends: Sequence[Mapping[str, str]], try_: Try | None, protocol: str) -> Iterator[Finding]:
-    """Every backend with its state, and how a connection to it goes."""
-    if not backends:
-        yield Finding(
-            False, "it has no backend: no task of the service runs", "docker service ps SERVICE tells why"
-        )
-        return
-    for row in backends[:MOST_TRIED]:
-        task = f"{row['Task']} on {row['Node']}" if row["Node"] else row["Task"]
-        text = f"backend {row['Backend']} ({task}) is {row['State']}"
-        text += f", {row['Active']} connections, {row['Failed']} failed" if row["Active"] else ""
-        if protocol != "tcp" or try_ is None:
-            yield Finding(row["State"] == "up" or None, text)
-            continue
-        address, _, port = row["Backend"].rpartition(":")
-        tried = try_(address.strip("[]"), int(port))
-        yield _backend(text, row["State"], tried)
-    if len(backends) > MOST_TRIED:
-        yield Finding(None, f"… and {len(backends) - MOST_TRIED} more, not tried")
-    if try_ is None and protocol == "tcp":
-        yield Finding(None, "backends are not tried: that takes root", "sudo meshlb why …")
-
-
-def _backend(text: str, state: str, tried: Attempt) -> Finding:
-    if tried.error:
-        return Finding(
-            False, f"{text}; a connection to it: {tried.error}", "look at the task: does it listen?"
-        )
-    good = True if state == "up" else None
-    return Finding(good, f"{text}; it answers in {tried.seconds * 1000:.1f} ms")
-
-
-def connection(address: str, port: int, tried: Attempt) -> Finding:
+def connection(address: str, port: int, tried: Attempt, here: bool) -> Finding:
     """How the connection itself went (pure)."""
     what = f"a connection to {address}:{port}"
     if not tried.error:
         return Finding(True, f"{what} is accepted in {tried.seconds * 1000:.1f} ms")
     advice = {
-        "Connection refused": "nothing listens there: is an agent running, and the port published?",
+        REFUSED: "nothing listens there: is an agent running, and the port published?",
         "reset at once": "it was given up: no backend answered, or allow, deny or rate forbid it",
         "closed at once": "it was accepted, and a backend closed it at once",
     }
-    return Finding(
-        False, f"{what}: {tried.error}", advice.get(tried.error, "is there a firewall in between?")
+    between = (
+        "is there a firewall on this node?" if here else "is it up? Is there a firewall, there or between?"
     )
+    return Finding(False, f"{what}: {tried.error}", advice.get(tried.error, between))

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent_process import free_port
 
-from meshlb.cli.between import clocks, containers, datagram, endpoints, gossip
+from meshlb.cli.between import clocks, containers, datagram, endpoints, gossip, ports, stream
 
 
 def task(name: str, address: str, host: str) -> dict[str, Any]:
@@ -62,8 +62,10 @@ def test_nodes_that_gossip_does_not_show() -> None:
     def node(address: str, state: str = "ready") -> dict[str, Any]:
         return {"Status": {"State": state, "Addr": address}}
 
-    (only,) = gossip([node("192.0.2.1"), node("192.0.2.7"), node("192.0.2.8", "down"), {}], ENDPOINTS)
-    assert (only.good, "192.0.2.7" in only.text, "7946/udp" in only.advice) == (False, True, True)
+    nodes = [node("192.0.2.1"), node("192.0.2.7"), node("192.0.2.8", "down"), {}]
+    unheard, down = gossip(nodes, ENDPOINTS)
+    assert (unheard.good, "192.0.2.7" in unheard.text, "7946/udp" in unheard.advice) == (False, True, True)
+    assert (down.good, down.text) == (False, "node 192.0.2.8 is down, as managers have it")
 
 
 def test_a_port_of_udp_that_is_refused() -> None:
@@ -85,3 +87,19 @@ def test_clocks() -> None:
         "the clock of 192.0.2.2 is 60 s behind ours",
         "run an NTP client on both",
     )
+
+
+def test_ports_of_all_nodes_are_tried() -> None:
+    found = [finding.text for finding in ports({"127.0.0.2"}, {"127.0.0.2", "127.0.0.3"})]
+    assert len(found) == 7
+    assert found == sorted(found)
+    assert [text for text in found if " 2377/tcp (managers): " in text] == [found[0]]
+    assert list(ports((), ())) == []
+
+
+def test_a_port_that_answers_and_one_that_does_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        good = stream("127.0.0.1", listener.getsockname()[1], "gossip")
+        assert (good.good, good.text.endswith("(gossip): answers")) == (True, True)
+    bad = stream("127.0.0.1", free_port(), "gossip")
+    assert (bad.good, bad.advice) == (False, "is Docker running there, or does a firewall refuse?")

@@ -17,12 +17,11 @@ from meshlb.cli import main, mesh
 from meshlb.cli.agent import status_lines
 from meshlb.cli.doctor import agent_findings, engine, kernel
 from meshlb.cli.mesh_rows import Look, rows, summed
-from meshlb.cli.probe import Attempt, Finding, lines
+from meshlb.cli.probe import Finding, lines
 from meshlb.cli.top import screen
 from meshlb.cli.unit import unit
-from meshlb.cli.why import connection, published, reach, target
+from meshlb.cli.why import target
 from meshlb.errors import ConfigError, EngineError
-from meshlb.ports.holder import Holder
 
 
 def backend(number: int, state: str = "up") -> dict[str, Any]:
@@ -267,53 +266,6 @@ def test_targets(text: str, found: tuple[str, int, str]) -> None:
 def test_bad_targets(text: str) -> None:
     with pytest.raises(ConfigError, match="is not HOST:PORT"):
         target(text)
-
-
-def first(findings: Iterator[Finding]) -> Finding:
-    return next(findings)
-
-
-def test_why_says_whether_the_port_is_published() -> None:
-    served = list(published(STATUS, 80, "tcp", None))
-    assert served[0] == Finding(True, "port 80/tcp of service web is served by the agent")
-    assert served[1].text == "service web: label meshlb.foo: unknown key"
-    assert "is led to the agent by nftables" in first(published(STATUS, 53, "udp", None)).text
-    failed = first(published(STATUS, 443, "tcp", None))
-    assert failed.good is False
-    assert failed.text == "port 443/tcp of service web is not served: nginx (process 7) holds it"
-    unknown, who = published(STATUS, 81, "tcp", Holder(7, "nginx"))
-    assert "published are: 80/tcp, 443/tcp, 53/udp" in unknown.text
-    assert who.text == "port 81/tcp: nginx (process 7) listens on it"
-
-
-def test_why_tries_each_backend() -> None:
-    answers = {"10.0.0.1": Attempt(0.0012), "10.0.0.2": Attempt(0.1, "Connection refused")}
-    own = [row for row in rows(LOOK) if row["Port"] == "80/tcp"]
-    one, two = reach(own, lambda address, _: answers[address], "tcp")
-    assert (one.good, one.text) == (
-        True,
-        "backend 10.0.0.1:8000 (web.1 on node1) is up, 2 connections, 1 failed; it answers in 1.2 ms",
-    )
-    assert (two.good, two.text.endswith("a connection to it: Connection refused")) == (False, True)
-    assert first(reach([], None, "tcp")).text == "it has no backend: no task of the service runs"
-    *_, last = reach(own, None, "tcp")
-    assert "that takes root" in last.text
-    *_, many = reach(own * 20, lambda address, _: Attempt(0.001), "tcp")
-    assert many.text == "… and 24 more, not tried"
-
-
-@pytest.mark.parametrize(
-    ("tried", "good", "says"),
-    [
-        (Attempt(0.002), True, "is accepted in 2.0 ms"),
-        (Attempt(0.1, "Connection refused"), False, "is an agent running"),
-        (Attempt(0.1, "reset at once"), False, "no backend answered"),
-        (Attempt(3, "no answer in 3 s"), False, "firewall"),
-    ],
-)
-def test_why_says_how_the_connection_went(tried: Attempt, good: bool, says: str) -> None:
-    finding = connection("192.0.2.1", 80, tried)
-    assert (finding.good, says in f"{finding.text} {finding.advice}") == (good, True)
 
 
 def test_doctor(run: Callable[..., Result]) -> None:
