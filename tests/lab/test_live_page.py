@@ -22,6 +22,10 @@ pytestmark = [
 
 TASKS = """[...document.querySelectorAll('#service-list tbody tr')].filter(row =>
     row.cells[0].textContent.startsWith('paged.') && row.querySelector('[data-state=up]')).length"""
+SCOPE = "document.getElementById('scope').textContent"
+SEEN = "[...document.querySelectorAll('#events .seen')].map(one => one.textContent).join('\\n')"
+SENDING = """[...document.querySelectorAll('.wire')].some(wire => wire.children[0].textContent === 'node2' &&
+    Number(/([\\d.]+) new/.exec(wire.children[2].textContent)?.[1]) > 0)"""
 EVENTS = "[...document.querySelectorAll('#events .name')].map(one => one.textContent).join('\\n')"
 
 
@@ -39,9 +43,12 @@ def test_the_page_shows_what_happens(lab: Lab, serve: Serve) -> None:
             victim = await asyncio.to_thread(docker, lab, "ps", "-q", "--filter", "name=paged.")
             await asyncio.to_thread(docker, lab, "kill", victim.split()[0])
             await page.until(f"/paged\\.\\S* is down/.test({EVENTS})")
+            await page.until(f"/whole mesh.*3 nodes/.test({SCOPE})")
+            await page.until(SENDING)  # what its own clients do not: they come to the first node
+            await page.until(f"/seen by node1, node2, node3/.test({SEEN})")
             if folder := os.environ.get("MESHLB_PICTURES"):
                 (Path(folder) / "lab.png").write_bytes(await page.picture())
             assert page.complaints == []
 
-    with Load([f"{lab.nodes[0].address}:8090"], rate=40):
+    with Load([f"{node.address}:8090" for node in lab.nodes[:2]], rate=80):
         asyncio.run(scenario())
