@@ -2,7 +2,12 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from meshlb._types cimport REFUSALS, backend_t, histogram_t, port_t
+from meshlb._types cimport BUCKETS, REFUSALS, backend_t, port_t, worker_t
+
+cdef struct histogram_row_t:
+    uint64_t total
+    uint64_t count
+    uint32_t buckets[BUCKETS]
 
 cdef struct port_row_t:
     uint64_t accepted
@@ -14,9 +19,9 @@ cdef struct port_row_t:
     uint64_t dropped
     uint64_t masked
     uint64_t refused[REFUSALS]
-    histogram_t connect
-    histogram_t first_byte
-    histogram_t duration
+    histogram_row_t connect
+    histogram_row_t first_byte
+    histogram_row_t duration
 
 cdef struct backend_row_t:
     uint64_t chosen
@@ -30,9 +35,14 @@ cdef struct backend_row_t:
     uint64_t retransmitted
     uint32_t active
     uint32_t standing
-    histogram_t connect
-    histogram_t first_byte
-    histogram_t duration
+    histogram_row_t connect
+    histogram_row_t first_byte
+    histogram_row_t duration
+
+cdef struct worker_row_t:
+    uint64_t turns
+    histogram_row_t turn
 
 cdef void port_sum(port_row_t *total, port_t *port, int workers) noexcept nogil
 cdef void backend_sum(backend_row_t *total, backend_t *backend, int workers) noexcept nogil
+cdef void worker_read(worker_row_t *row, worker_t *w) noexcept nogil

@@ -4,7 +4,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from meshlb cimport _linux as sys
-from meshlb._types cimport BUCKETS, REFUSALS, backend_counters, backend_t, histogram_t, port_counters, port_t
+from meshlb._types cimport (
+    BUCKETS, REFUSALS, backend_counters, backend_t, histogram_t, port_counters, port_t, worker_t,
+)
 
 
 cdef void port_sum(port_row_t *total, port_t *port, int workers) noexcept nogil:
@@ -40,15 +42,25 @@ cdef void backend_sum(backend_row_t *total, backend_t *backend, int workers) noe
         _add_histogram(&total.duration, &of.duration)
 
 
+cdef void worker_read(worker_row_t *row, worker_t *w) noexcept nogil:
+    memset(row, 0, sizeof(worker_row_t))
+    row.turns = sys.load_relaxed(&w.turns)
+    _add_histogram(&row.turn, &w.turn)
+
+
 cdef void _add(uint64_t *totals, uint64_t *counters, int count) noexcept nogil:
     cdef int i
     for i in range(count):
         totals[i] += sys.load_relaxed(&counters[i])
 
 
-cdef void _add_histogram(histogram_t *total, histogram_t *of) noexcept nogil:
+cdef void _add_histogram(histogram_row_t *total, histogram_t *of) noexcept nogil:
+    """Adds the counts too: who reads ten thousand rows would not want to add up all of their buckets."""
     cdef uint64_t microseconds = sys.load_relaxed(&of.total)
+    cdef uint32_t count
     cdef int i
     total.total += microseconds
     for i in range(BUCKETS):
-        total.buckets[i] += sys.load_relaxed_uint(&of.buckets[i])
+        count = sys.load_relaxed_uint(&of.buckets[i])
+        total.buckets[i] += count
+        total.count += count

@@ -89,6 +89,9 @@ class Forwarder:
     def records_lost(self) -> int:
         """How many there were no place for, since the start."""
 
+    def worker_rows(self) -> bytearray:
+        """A row for each worker: the turns of its loop, and how long some of them took."""
+
     def held(self) -> tuple[int, int]:
         """Ports and backends that have not been reaped."""
 

@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 from meshlb cimport _linux as sys
 from meshlb._access cimport address16, flows_prepare, networks_fill, rate_prepare
 from meshlb._balance cimport backend_key, balancer_numbered, tier_fill
-from meshlb._counts cimport backend_row_t, backend_sum, port_row_t, port_sum
+from meshlb._counts cimport backend_row_t, backend_sum, port_row_t, port_sum, worker_read, worker_row_t
 from meshlb._record cimport record_t, records_count, records_t, records_take
 from meshlb._types cimport (
     TIERS, backend_counters, backend_t, plane_t, port_counters, port_t, route_t, table_t, tier_t, worker_t,
@@ -240,6 +240,14 @@ cdef class Forwarder:
             if self.plane.worker[i].records != NULL:
                 lost += sys.load_relaxed(&(<records_t *>self.plane.worker[i].records).lost)
         return lost
+
+    def worker_rows(self):
+        cdef bytearray rows = bytearray(self.plane.workers * sizeof(worker_row_t))
+        cdef worker_row_t *row = <worker_row_t *><char *>rows
+        cdef int i
+        for i in range(self.plane.workers):
+            worker_read(row + i, &self.plane.worker[i])
+        return rows
 
     def held(self):
         cdef uint32_t i

@@ -211,6 +211,8 @@ cdef struct worker_t:
     uint32_t short_of  # read by anyone: errno of what it was short of
     uint64_t pipes_made  # read by anyone
     uint64_t pipes_closed
+    uint64_t turns  # read by anyone: of the loop
+    histogram_t turn  # read by anyone: how long some of them took, without the waiting
 
 cdef struct plane_t:
     int workers

@@ -31,11 +31,12 @@ from meshlb._stream cimport streams_of, streams_t
 from meshlb._timer cimport timer_due, timer_t, timers_advance, timers_start, timers_wait
 from meshlb._types cimport (
     KIND_BACKEND, KIND_CHECK, KIND_CLIENT, KIND_FLOW, KIND_INBOX, KIND_LISTENER, KIND_UDP_LISTENER, LINE, SCRATCH,
-    event_data, plane_t, port_t, table_t, worker_t,
+    event_data, histogram_add, plane_t, port_t, table_t, worker_t,
 )
 
 cdef enum:
     EVENTS = 256  # taken from epoll at once
+    TIMED = 64  # of so many turns one is timed: looking at the clock costs as much as a small turn's other work
 
 cdef enum:  # command_t.kind
     LISTEN, UNLISTEN, RELEASE
@@ -64,6 +65,7 @@ cdef void worker_serve(worker_t *w) noexcept nogil:
         for i in range(count):
             _dispatch(w, events[i].data.u64, events[i].events)
         _finish_turn(w)
+        _count_turn(w)
     _leave(w)
 
 
@@ -80,6 +82,14 @@ cdef void _finish_turn(worker_t *w) noexcept nogil:
     listeners_settle(w)
     conns_bury(w)
     receivers_bury(w)
+
+
+cdef void _count_turn(worker_t *w) noexcept nogil:
+    cdef uint64_t begun = w.now_us
+    sys.bump(&w.turns, 1)
+    if w.turns % TIMED == 0:
+        _look_at_clock(w)
+        histogram_add(&w.turn, w.now_us - begun)
 
 
 cdef void _fire(worker_t *w, timer_t *timer) noexcept nogil:

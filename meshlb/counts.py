@@ -7,17 +7,18 @@ Python object is made of each.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from meshlb.model import BackendCounts, Counters, Histogram, Port, PortCounts, Refused
 from meshlb.table import Backend
 
-_HISTOGRAM = "Q24I"
+_HISTOGRAM = "2Q24I"
 _PORT = struct.Struct("=14Q" + 3 * _HISTOGRAM)
 _BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
 _TOTALS = struct.Struct("=14Q")
-_BACKEND_NUMBERS = struct.Struct("=9Q2I" + 3 * "Q96x")  # without the buckets
+_BACKEND_NUMBERS = struct.Struct("=9Q2I" + 3 * "2Q96x")  # without the buckets
+_WORKER = struct.Struct("=Q" + _HISTOGRAM)
 TIMES = struct.Struct("=" + 2 * _HISTOGRAM)  # of a row: the time to connect, and to the first byte
 _BEFORE_TIMES = {_PORT.size: struct.calcsize("=14Q"), _BACKEND.size: struct.calcsize("=9Q2I")}
 
@@ -34,6 +35,7 @@ class Statistics:
     port_rows: bytearray
     backends: tuple[tuple[Port, Backend], ...]
     backend_rows: bytearray
+    worker_rows: bytearray = field(default_factory=bytearray)
 
     def of_ports(self) -> Iterator[tuple[Port, PortCounts]]:
         """Every port with what was counted of it."""
@@ -46,8 +48,12 @@ class Statistics:
         return ((*of, _backend_counts(row)) for of, row in zip(self.backends, rows, strict=True))
 
     def of_backends_bare(self) -> Iterator[tuple[tuple[Port, Backend], tuple[int, ...]]]:
-        """Every backend with the bare numbers of its row, and the totals of its histograms: the fast way."""
+        """Every backend with the bare numbers of its row, its histograms' totals and counts: the fast way."""
         return zip(self.backends, _BACKEND_NUMBERS.iter_unpack(self.backend_rows), strict=True)
+
+    def of_workers(self) -> Iterator[tuple[int, Histogram]]:
+        """The turns of every worker's loop, and how long some of them took."""
+        return ((turns, _histogram(times)) for turns, *times in _WORKER.iter_unpack(self.worker_rows))
 
     def times(self) -> Iterator[tuple[Key, bytes]]:
         """The `TIMES` of every port and then of every backend, as they are: the fast way."""
@@ -105,5 +111,10 @@ def _backend_counts(row: tuple[int, ...]) -> BackendCounts:
 
 
 def _histograms(numbers: tuple[int, ...]) -> tuple[Histogram, Histogram, Histogram]:
-    connect, first_byte, duration = (Histogram(numbers[at], numbers[at + 1 : at + 25]) for at in (0, 25, 50))
+    connect, first_byte, duration = (_histogram(numbers[at : at + 26]) for at in (0, 26, 52))
     return connect, first_byte, duration
+
+
+def _histogram(numbers: Sequence[int]) -> Histogram:
+    total, _, *buckets = numbers
+    return Histogram(total, tuple(buckets))

@@ -191,6 +191,7 @@ class Plane:
             self._forwarder.port_rows([each.port_id for each in served]),
             tuple((each.entry.port, backend) for each in served for backend, _ in each.backends.values()),
             self._forwarder.backend_rows([number for each in served for number in _numbers(each)]),
+            self._forwarder.worker_rows(),
         )
 
     def ended(self) -> tuple[list[Ended], int]:

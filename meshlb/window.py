@@ -9,7 +9,7 @@ from meshlb.counts import TIMES, Key, Statistics
 
 STEP = 30.0  # seconds between two looks that are kept: the older of them is as old as that, or twice
 QUANTILES = (0.5, 0.99)
-BUCKETS = (TIMES.size - 16) // 8  # of one histogram
+BUCKETS = 24  # of one histogram
 
 Buckets = tuple[int, ...]  # those that are not empty: the index of one, what is in it, the next index, …
 
@@ -37,7 +37,8 @@ class Window:
             numbers = tuple(one - old for one, old in zip(numbers, TIMES.unpack(before), strict=True))
         if min(numbers) < 0:  # a port that was closed and is served again starts at 0
             return (), ()
-        return _filled(numbers[1 : 1 + BUCKETS]), _filled(numbers[2 + BUCKETS :])
+        # Before the buckets of each stand the total of its times and the count.
+        return _filled(numbers[2 : 2 + BUCKETS]), _filled(numbers[4 + BUCKETS :])
 
 
 def _filled(numbers: Sequence[int]) -> Buckets:

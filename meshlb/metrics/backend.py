@@ -15,21 +15,26 @@ from meshlb.table import Backend
 
 MOST = 20_000
 BACKEND = (*PORT, "task", "node")
+NUMBERS = 17  # in a row
+
+_Found = tuple[bool, str, str, Backend, tuple[int, ...]]  # whether it is TCP, and what a column has
 
 
-class _Row(NamedTuple):
-    labels: str
-    of: str  # the labels of its port
-    tcp: bool
-    backend: Backend
-    counts: tuple[int, ...]
+class _Rows(NamedTuple):
+    """Backends as columns, which are fast to write one after another."""
+
+    labels: tuple[str, ...]
+    of: tuple[str, ...]  # the labels of its port
+    backends: tuple[Backend, ...]
+    counts: tuple[tuple[int, ...], ...]  # by their place in a row of `of_backends_bare`
 
 
 def of_backends(
     statistics: Statistics | None, ports: Mapping[Port, str], nodes: Mapping[str, str]
 ) -> Iterator[Family]:
     """`ports` are the labels of each, `nodes` the names by address."""
-    rows = list(_rows(statistics, ports, nodes)) if statistics else []
+    found = list(_found(statistics, ports, nodes)) if statistics else []
+    rows = _columns(found)
     left_out = max(0, len(statistics.backends) - MOST) if statistics else 0
     text = f"Backends without series, for there are more than {MOST}."
     yield Family("meshlb_backends_left_out", "gauge", text, (), (f" {left_out}",))
@@ -41,12 +46,21 @@ def of_backends(
     yield _of_each(rows, "received_bytes", 4, "Bytes from clients to it.")
     yield _of_each(rows, "sent_bytes", 5, "Bytes from it to clients.")
     yield _of_each(rows, "retransmitted_segments", 8, "TCP segments that had to be sent again to it.")
-    yield _connect(rows)
+    tcp = _columns([each for each in found if each[0]])  # of UDP nothing answers an attempt
+    yield _summary(tcp, "connect", 11, "How long answers to attempts took (TCP).")
+    text = "From accepting a client, or a conversation's first datagram, to the first byte that it gets."
+    yield _summary(rows, "first_byte", 13, text)
+    yield _summary(rows, "connection_duration", 15, "How long its connections lived, the attempt included.")
 
 
-def _of_states(rows: list[_Row], ports: Mapping[Port, str]) -> Family:
+def _columns(found: list[_Found]) -> _Rows:
+    _, labels, of, backends, counts = zip(*found, strict=True) if found else ((),) * 5
+    return _Rows(labels, of, backends, tuple(zip(*counts, strict=True)) or ((),) * NUMBERS)
+
+
+def _of_states(rows: _Rows, ports: Mapping[Port, str]) -> Family:
     """Few series that tell how many backends drain, whatever their number is."""
-    found = Counter((row.of, row.backend.state) for row in rows)
+    found = Counter(zip(rows.of, (backend.state for backend in rows.backends), strict=True))
     samples = [
         f"{inserted(of, 'state', state)} {found[of, state]}"
         for of in ports.values()
@@ -56,32 +70,32 @@ def _of_states(rows: list[_Row], ports: Mapping[Port, str]) -> Family:
     return Family("meshlb_backends", "gauge", text, (*PORT, "state"), samples)
 
 
-def _up(rows: list[_Row]) -> Family:
+def _up(rows: _Rows) -> Family:
     samples = [
-        f"{tail} {int(of.state is BackendState.UP and not counts[10])}" for tail, _, _, of, counts in rows
+        f"{tail} {int(of.state is BackendState.UP and not standing)}"
+        for tail, of, standing in zip(rows.labels, rows.backends, rows.counts[10], strict=True)
     ]
     text = "1 for one that takes new connections: up, and not set aside after failures."
     return Family("meshlb_backend_up", "gauge", text, BACKEND, samples)
 
 
-def _of_each(rows: list[_Row], name: str, at: int, text: str, kind: str = "counter") -> Family:
-    samples = [f"{tail} {counts[at]}" for tail, _, _, _, counts in rows]
+def _of_each(rows: _Rows, name: str, at: int, text: str, kind: str = "counter") -> Family:
+    samples = [f"{tail} {count}" for tail, count in zip(rows.labels, rows.counts[at], strict=True)]
     return Family(f"meshlb_backend_{name}", kind, text, BACKEND, samples)
 
 
-def _connect(rows: list[_Row]) -> Family:
-    """Of UDP nothing answers an attempt."""
-    tcp = [(row.labels, row.counts) for row in rows if row.tcp]
+def _summary(rows: _Rows, name: str, at: int, text: str) -> Family:
+    """`at` is where a row has the total of the times, before their count."""
+    totals, counts = rows.counts[at : at + 2]
     samples = [
         sample
-        for tail, counts in tcp
-        for sample in (f"_count{tail} {counts[2]}", f"_sum{tail} {counts[11] / 1e6}")
+        for tail, total, count in zip(rows.labels, totals, counts, strict=True)
+        for sample in (f"_count{tail} {count}", f"_sum{tail} {total / 1e6}")
     ]
-    text = "How long answers to attempts took (TCP)."
-    return Family("meshlb_backend_connect_seconds", "summary", text, BACKEND, samples)
+    return Family(f"meshlb_backend_{name}_seconds", "summary", text, BACKEND, samples)
 
 
-def _rows(statistics: Statistics, ports: Mapping[Port, str], nodes: Mapping[str, str]) -> Iterator[_Row]:
+def _found(statistics: Statistics, ports: Mapping[Port, str], nodes: Mapping[str, str]) -> Iterator[_Found]:
     """Of ports that are served now. Two that would have the same labels are told apart by their addresses."""
     seen: set[str] = set()
     on = {address: escaped(name) for address, name in nodes.items()}
@@ -95,7 +109,7 @@ def _rows(statistics: Statistics, ports: Mapping[Port, str], nodes: Mapping[str,
             tail = _labels(of, f"{backend.address}:{backend.port} {backend.name}", node)
         if tail not in seen:
             seen.add(tail)
-            yield _Row(tail, of, port.protocol is Protocol.TCP, backend, counts)
+            yield port.protocol is Protocol.TCP, tail, of, backend, counts
 
 
 def _labels(of: str, task: str, node: str) -> str:

@@ -1,7 +1,7 @@
 """What the agent counts, as families of samples for Prometheus. Pure.
 
-Series are those of the table that is served: a task that is gone has none. A port has at most 97, a backend
-9; there are at most `meshlb.metrics.backend.MOST` of these.
+Series are those of the table that is served: a task that is gone has none. A port has at most 100, a backend
+13; there are at most `meshlb.metrics.backend.MOST` of these.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from meshlb.metrics.backend import of_backends
 from meshlb.metrics.exposition import Family, labels
 from meshlb.metrics.port import of_counts, of_ports
 from meshlb.metrics.usage import Usage
+from meshlb.metrics.worker import of_workers
 from meshlb.model import Port, Status
 
 
@@ -26,6 +27,7 @@ def families(status: Status, statistics: Statistics | None, usage: Usage) -> lis
         *of_ports(status, ports),
         *of_counts(statistics, ports),
         *of_backends(statistics, ports, nodes),
+        *of_workers(statistics),
     ]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
 
 from meshlb.counts import Statistics
 from meshlb.metrics.exposition import Family, inserted
+from meshlb.metrics.histogram import histogram
 from meshlb.model import Histogram, Port, PortCounts, PortState, Refused, Status
 
 PORT = ("service", "port", "protocol")
-_BOUNDS = tuple(repr(2 ** (6 + i) / 1e6) for i in range(23))  # seconds, of `meshlb.model.Histogram`
 _REASONS = tuple(Refused.__dataclass_fields__)
 
 Rows = list[tuple[str, PortCounts]]  # the labels of a port, and what was counted of it
@@ -69,12 +68,5 @@ def _refused(rows: Rows) -> Family:
 
 
 def _histogram(rows: Rows, name: str, text: str, of: Callable[[PortCounts], Histogram]) -> Family:
-    samples = [sample for tail, counts in rows for sample in _buckets(tail, of(counts))]
+    samples = [sample for tail, counts in rows for sample in histogram(tail, of(counts))]
     return Family(f"meshlb_{name}_seconds", "histogram", text, PORT, samples)
-
-
-def _buckets(tail: str, of: Histogram) -> list[str]:
-    *sums, count = accumulate(of.buckets)
-    head = f"_bucket{tail[:-1]}"
-    found = [f'{head},le="{bound}"}} {value}' for bound, value in zip(_BOUNDS, sums, strict=True)]
-    return [*found, f'{head},le="+Inf"}} {count}', f"_count{tail} {count}", f"_sum{tail} {of.total / 1e6}"]

@@ -72,3 +72,30 @@ def test_every_row_is_its_own_backends(mesh: Mesh, server: MakeServer) -> None:
     assert all(sum(of.duration.buckets) == 2 and of.active == 0 for of in counts.values())
     of_port = mesh.port_counts()
     assert (of_port.accepted, of_port.received, sum(of_port.duration.buckets)) == (6, 12, 6)
+
+
+def test_what_a_row_adds_up_is_what_is_in_its_buckets(mesh: Mesh, server: MakeServer) -> None:
+    mesh.serve(server(echo).backend)
+    for _ in range(3):
+        with mesh.connect() as client:
+            client.sendall(b"x")
+            assert client.recv(10) == b"x"
+    eventually(lambda: mesh.counters().open == 0, timeout=10, what="all to be closed")
+    statistics = mesh.plane.statistics()
+    ((_, bare),) = statistics.of_backends_bare()
+    ((_, _, counts),) = statistics.of_backends()
+    for at, times in zip((11, 13, 15), (counts.connect, counts.first_byte, counts.duration), strict=True):
+        assert bare[at : at + 2] == (times.total, sum(times.buckets)) == (times.total, 3)
+
+
+def test_turns_of_workers_are_counted_and_some_are_timed(mesh: Mesh, server: MakeServer) -> None:
+    mesh.serve(server(echo).backend)
+    before = sum(turns for turns, _ in mesh.plane.statistics().of_workers())
+    with mesh.connect() as client:
+        for _ in range(300):
+            client.sendall(b"x")
+            assert client.recv(10) == b"x"
+    counted = list(mesh.plane.statistics().of_workers())
+    assert sum(turns for turns, _ in counted) - before >= 300
+    for turns, times in counted:
+        assert sum(times.buckets) == turns // 64

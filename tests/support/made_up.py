@@ -108,4 +108,4 @@ class MadeUp:
     @staticmethod
     def _histograms(looks: int) -> list[int]:
         buckets = [0, 0, looks * 5, looks * 60, looks * 25, looks * 6, looks, *[0] * 17]
-        return [looks * 90_000, *buckets] * 3
+        return [looks * 90_000, sum(buckets), *buckets] * 3

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from pathlib import Path
 
 import aiohttp
@@ -65,14 +66,20 @@ def buckets(*counts: int) -> tuple[int, ...]:
 
 def port_row(*numbers: int, connect: tuple[int, ...] = (), seconds: float = 0) -> bytes:
     padded = numbers + (0,) * (14 - len(numbers))
-    rest = (0, *buckets()) * 2
-    return struct.pack("=14Q" + "Q24I" * 3, *padded, round(seconds * 1e6), *buckets(*connect), *rest)
+    rest = (0, 0, *buckets()) * 2
+    return struct.pack(
+        "=14Q" + "2Q24I" * 3, *padded, round(seconds * 1e6), sum(connect), *buckets(*connect), *rest
+    )
 
 
 def backend_row(*numbers: int, seconds: float = 0) -> bytes:
     padded = numbers + (0,) * (11 - len(numbers))
-    rest = (*buckets(), *(0, *buckets()) * 2)
-    return struct.pack("=9Q2I" + "Q24I" * 3, *padded, round(seconds * 1e6), *rest)
+    times = ((round(seconds * 1e6 * part), padded[2] * part, *buckets()) for part in (1, 2, 3))
+    return struct.pack("=9Q2I" + "2Q24I" * 3, *padded, *chain.from_iterable(times))
+
+
+def worker_row(turns: int, timed: int, seconds: float) -> bytes:
+    return struct.pack("=3Q24I", turns, round(seconds * 1e6), timed, *buckets(timed))
 
 
 def task(
@@ -85,7 +92,8 @@ def statistics(*backends: tuple[Port, Backend, bytes]) -> Statistics:
     web = port_row(9, 5, 2, 3, 100, 200, 0, 6, 1, 0, 0, 4, connect=(2, 0, 1), seconds=0.0005)
     rows = b"".join(row for _, _, row in backends)
     pairs = tuple((port, of) for port, of, _ in backends)
-    return Statistics((UDP, TCP), bytearray(port_row() + web), pairs, bytearray(rows))
+    workers = bytearray(worker_row(40, 2, 0.001) + worker_row(0, 0, 0))
+    return Statistics((UDP, TCP), bytearray(port_row() + web), pairs, bytearray(rows), workers)
 
 
 COUNTED = statistics(
@@ -156,6 +164,10 @@ def test_what_was_counted_of_a_backend() -> None:
         "retransmitted_segments_total": 6,
         "connect_seconds_count": 7,
         "connect_seconds_sum": 0.25,
+        "first_byte_seconds_count": 14,
+        "first_byte_seconds_sum": 0.5,
+        "connection_duration_seconds_count": 21,
+        "connection_duration_seconds_sum": 0.75,
     }.items():
         assert of(samples, f"meshlb_backend_{name}", **FIRST) == value, name
     assert of(samples, "meshlb_backend_up", **FIRST | {"task": "web.2.t2"}) == 0  # it drains
@@ -184,6 +196,14 @@ def test_what_the_agent_says_of_itself_and_of_nodes() -> None:
     assert of(samples, "process_start_time_seconds") == 500.25
 
 
+def test_how_long_turns_of_a_worker_take() -> None:
+    samples = found()
+    assert [of(samples, "meshlb_worker_turns_total", worker=number) for number in "01"] == [40, 0]
+    assert of(samples, "meshlb_worker_turn_seconds_count", worker="0") == 2
+    assert of(samples, "meshlb_worker_turn_seconds_sum", worker="0") == 0.001
+    assert of(samples, "meshlb_worker_turn_seconds_bucket", worker="0", le="6.4e-05") == 2
+
+
 def test_an_agent_that_knows_nothing_yet_tells_so() -> None:
     samples = found(Status("0", SourceStatus("static", connected=False)), None)
     assert of(samples, "meshlb_source_connected", source="static") == 0
@@ -199,10 +219,10 @@ def test_series_of_what_is_gone_are_gone() -> None:
     assert {dict(labels)["service"] for _, labels in left if "service" in dict(labels)} == {"dns"}
 
 
-def test_a_port_has_100_series_and_a_backend_9() -> None:
+def test_a_port_has_100_series_and_a_backend_13() -> None:
     samples = found(counted=statistics((TCP, task("web.1.t1"), backend_row())))
     numbers = Counter(("task" in dict(labels)) for _, labels in samples if ("port", "80") in labels)
-    assert numbers == {False: 100, True: 9}
+    assert numbers == {False: 100, True: 13}
 
 
 def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ KEY = (PORT, "t1", "10.0.0.1", 8000)
 def counted(connect: dict[int, int], first_byte: dict[int, int] | None = None) -> Statistics:
     """Of one port, and the same of its one backend."""
     first_byte = connect if first_byte is None else first_byte
-    rows = [[0, *(each.get(at, 0) for at in range(24))] for each in (connect, first_byte, {})]
+    rows = [
+        [0, sum(each.values()), *(each.get(at, 0) for at in range(24))] for each in (connect, first_byte, {})
+    ]
     times = [number for row in rows for number in row]
     return Statistics(
         (PORT,),

@@ -1,0 +1,17 @@
+"""How long things took, as the samples of a histogram. Pure."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from meshlb.model import Histogram
+
+_BOUNDS = tuple(repr(2 ** (6 + i) / 1e6) for i in range(23))  # seconds, of `meshlb.model.Histogram`
+
+
+def histogram(tail: str, of: Histogram) -> list[str]:
+    """Samples with these labels."""
+    *sums, count = accumulate(of.buckets)
+    head = f"_bucket{tail[:-1]}"
+    found = [f'{head},le="{bound}"}} {value}' for bound, value in zip(_BOUNDS, sums, strict=True)]
+    return [*found, f'{head},le="+Inf"}} {count}', f"_count{tail} {count}", f"_sum{tail} {of.total / 1e6}"]
