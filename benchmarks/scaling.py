@@ -15,7 +15,7 @@ from benchmarks.endpoints import CLOSED, KEPT
 from benchmarks.figures import slope
 from benchmarks.proxies import Peer, Route, nginx_options, render
 from benchmarks.stage import Stage
-from benchmarks.tools import counted_calls, dumped, memory_of_kernel, start_endpoint
+from benchmarks.tools import counted_calls, dumped, memory_of_kernel, parse_packets, start_endpoint
 
 Scaling = Callable[[Stage, Peer], None]
 PORT = 21000
@@ -100,13 +100,17 @@ def chain(stage: Stage, peer: Peer) -> None:
 
 
 def exact(stage: Stage, peer: Peer) -> None:
-    """System calls and instructions of a fixed number of short connections, one after the other."""
+    """Packets, system calls and instructions of a fixed number of short connections, one after the other."""
     if not peer.many:
         return
     with stage.peer(peer, [_route(stage, PORT, CLOSED)], f"{peer.name}-s") as running:
         _churn(stage, PORT, SCRIPT, 1)
+        before = _packets(stage)
+        _churn(stage, PORT, SCRIPT, 1)
+        packets = _packets(stage) - before
         with counted_calls(running.pids(), stage.directory / "strace") as calls:
             _churn(stage, PORT, SCRIPT, 1)
+    stage.record("exact", "packets at the proxy for a connection", "packets", peer.name, packets / SCRIPT)
     stage.record("exact", "system calls for a connection", "calls", peer.name, calls["total"] / SCRIPT)
     directory = stage.directory / f"{peer.name}-i"
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={directory}/callgrind.%p"]
@@ -117,6 +121,10 @@ def exact(stage: Stage, peer: Peer) -> None:
         few, many = (_instructions(stage, running.pids(), directory, count) for count in (SCRIPT, 3 * SCRIPT))
     each = (many - few) / (2 * SCRIPT)  # what the process does beside is in both
     stage.record("exact", "instructions for a connection", "instructions", peer.name, each)
+
+
+def _packets(stage: Stage) -> int:
+    return parse_packets(stage.hosts.proxy.run(["cat", "/proc/net/dev"]))
 
 
 def _settle(pids: list[int]) -> None:

@@ -56,6 +56,12 @@ def start_endpoint(host: Host, cpus: str, role: str, /, **options: object) -> su
     )
 
 
+def parse_packets(text: str) -> int:
+    """All packets that a host has sent and received, of /proc/net/dev; those on its loopback count twice."""
+    lines = [line.partition(":")[2].split() for line in text.splitlines() if ":" in line]
+    return sum(int(fields[1]) + int(fields[9]) for fields in lines)
+
+
 def parse_strace(text: str) -> int:
     """All calls of `strace -c`."""
     total = re.search(r"^\s*100\.00\s+\S+\s+(?:\S+\s+)?(\d+)(?:\s+\d+)?\s+total", text, re.MULTILINE)

@@ -32,13 +32,14 @@ from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_count, tried_in
 from meshlb._types cimport (
     KIND_BACKEND, KIND_CLIENT, REFUSED_DENIED, REFUSED_FULL, REFUSED_HEADER, REFUSED_NO_BACKEND, REFUSED_RATE,
-    REFUSED_RESOURCES, SCRATCH, address_t, backend_counters, backend_t, choice_t, histogram_add, port_counters,
+    REFUSED_RESOURCES, SCRATCH, address_t, backend_counters, choice_t, histogram_add, port_counters,
     port_t, route_of, route_t, worker_t,
 )
 
 cdef enum:
     LAST_ATTEMPT = 5000  # milliseconds given to the last backend that is left to try
     HEADER_TIME = 5000  # milliseconds given to a PROXY header
+    FIRST = 2048  # bytes read of a client whose backend is being connected to: a request, not an upload
     SNIFF_TIME = 1000  # milliseconds given to what may become one
     CHANGES = 255  # attempts of a connection beyond one at each backend
     MOST = 65535  # attempts of a connection
@@ -545,28 +546,80 @@ cdef void _conn_without(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
 
 cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     """Connects to the chosen backend. False when that has failed already; else the connection goes on, or is over."""
-    cdef backend_t *backend = c.backend
-    cdef int fd = reach_socket(w, backend, sys.SOCK_STREAM)
+    cdef int fd = reach_socket(w, c.backend, sys.SOCK_STREAM)
     if fd < 0:
         return _exhausted(sys.errno) and _attempt_later(w, c)
     end_start(&c.backend_end, KIND_BACKEND, fd)
     if route.transparent and not _as_client(w, c, route):
         return _exhausted(sys.errno) and _attempt_later(w, c)
-    if sys.connect(fd, &backend.address.any, backend.address_size) != 0 and sys.errno != sys.EINPROGRESS:
-        if _exhausted(sys.errno):
-            return _attempt_later(w, c)
-        c.short_of = c.short_of or _is_ours(sys.errno)
-        if not _is_ours(sys.errno):
-            backend_failed(backend, w.now, &w.random)
-        return False
     if route.proxy_protocol and c.header_left == 0 and not _header_write(w, c, route):
         _conn_refuse(w, c, REFUSED_RESOURCES)
         return True
+    return _attempt_with_first_bytes(w, c, route)
+
+
+cdef bint _attempt_with_first_bytes(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
+    """Reads what the client has said before it connects, so that the kernel need not end the handshake empty-handed."""
+    cdef bint early = _connects_at_once(w, c)
+    cdef char *data = NULL
+    cdef ssize_t size = _first_bytes(w, c, &data, SCRATCH if early else FIRST)
+    cdef int error
+    if size < 0:
+        _conn_end(w, c, True, OVER_CLIENT)  # the client has gone already
+        return True
+    error = _connect(c, size != 0)
+    if error == 0 and early and size:
+        return _attempt_early(w, c, route, data, size)
+    if size and c.client.tail == NULL and not tail_keep(&c.client, data, <uint32_t>size):
+        _conn_end(w, c, True, REFUSED_RESOURCES)  # no backend may get the stream without its beginning
+        return True
+    return _attempt_wait(w, c, route) if error == 0 else _attempt_impossible(w, c, error)
+
+
+cdef bint _connects_at_once(worker_t *w, conn_t *c) noexcept nogil:
+    """On this machine's own bridges a connect is established by the time it returns; one in a while finds out."""
     if c.client.flags & SNIFFED:
-        return _attempt_wait(w, c, route)
-    if sys.load_relaxed_uint(&backend.late) == 0 or backend.counters[w.index].chosen & PROBE == 0:
-        return _attempt_early(w, c, route)
-    return _attempt_wait(w, c, route)
+        return False
+    return sys.load_relaxed_uint(&c.backend.late) == 0 or c.backend.counters[w.index].chosen & PROBE == 0
+
+
+cdef ssize_t _first_bytes(worker_t *w, conn_t *c, char **data, size_t room) noexcept nogil:
+    """How many bytes are to be sent first, kept ones or at most `room` new ones; -1 when the client has gone."""
+    cdef end_t *client = &c.client
+    cdef ssize_t size
+    if client.tail != NULL:
+        data[0] = client.tail + client.tail_start
+        return client.tail_size
+    if client.flags & SNIFFED:
+        return 0
+    data[0] = w.scratch
+    size = sys.recv(client.fd, data[0], room, 0)
+    if size < 0 and _exhausted(sys.errno):
+        return 0  # its bytes are read when the backend has answered
+    if size < <ssize_t>room and size != 0:
+        client.flags &= ~READABLE  # what comes from here on is reported when epoll gets to know the socket
+    return 0 if size < 0 and sys.errno == sys.EAGAIN else size
+
+
+cdef int _connect(conn_t *c, bint at_hand) noexcept nogil:
+    """Begins to connect; 0, or an error of errno. With bytes at hand they go out with the last ACK of the handshake."""
+    cdef int off = 0
+    if at_hand:
+        sys.setsockopt(c.backend_end.fd, sys.IPPROTO_TCP, sys.TCP_QUICKACK, &off, sizeof(off))
+    if sys.connect(c.backend_end.fd, &c.backend.address.any, c.backend.address_size) == 0:
+        return 0
+    return 0 if sys.errno == sys.EINPROGRESS else sys.errno
+
+
+cdef bint _attempt_impossible(worker_t *w, conn_t *c, int error) noexcept nogil:
+    """The kernel does not even begin to connect. False: another backend may be tried."""
+    if _exhausted(error):
+        sys.errno = error
+        return _attempt_later(w, c)
+    c.short_of = c.short_of or _is_ours(error)
+    if not _is_ours(error):
+        backend_failed(c.backend, w.now, &w.random)
+    return False
 
 
 cdef bint _as_client(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
@@ -608,31 +661,17 @@ cdef bint _attempt_later(worker_t *w, conn_t *c) noexcept nogil:
     return True
 
 
-cdef bint _attempt_early(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
-    """On this machine's own bridges a connect is established by the time it returns: writing at once saves a turn."""
-    cdef end_t *client = &c.client
-    cdef char *data = client.tail + client.tail_start if client.tail != NULL else NULL
-    cdef ssize_t size = client.tail_size
-    cdef ssize_t written
-    if data == NULL:
-        data = w.scratch
-        size = sys.recv(client.fd, data, SCRATCH, 0)
-        if size < 0 and _exhausted(sys.errno):
-            return _attempt_wait(w, c, route)  # its bytes are read when the backend has answered
-        if size < 0 and sys.errno != sys.EAGAIN:
-            _conn_end(w, c, True, OVER_CLIENT)  # the client has gone already
-            return True
-        if size < <ssize_t>SCRATCH and size != 0:
-            client.flags &= ~READABLE  # what comes from here on is reported when epoll gets to know the socket
-        if size <= 0:
-            return _attempt_wait(w, c, route)
-    written = sys.send(c.backend_end.fd, data, size, sys.MSG_NOSIGNAL)
+cdef bint _attempt_early(
+    worker_t *w, conn_t *c, route_t *route, const char *data, ssize_t size
+) noexcept nogil:
+    """Writes the first bytes without being told that the backend takes them: that saves a turn."""
+    cdef ssize_t written = sys.send(c.backend_end.fd, data, size, sys.MSG_NOSIGNAL)
     if written < 0:
         return _attempt_unwritten(w, c, route, data, size)
     sys.store_relaxed_uint(&c.backend.late, 0)
     c.backend_end.flags |= WRITTEN
-    count_bytes(w, c, client, written)
-    if not tail_rest(client, data, <uint32_t>size, <uint32_t>written):
+    count_bytes(w, c, &c.client, written)
+    if not tail_rest(&c.client, data, <uint32_t>size, <uint32_t>written):
         _conn_end(w, c, True, REFUSED_RESOURCES)
         return True
     _conn_connected(w, c)

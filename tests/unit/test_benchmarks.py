@@ -14,7 +14,14 @@ from benchmarks.hosts import Host
 from benchmarks.proxies import Route, Setting, nginx_options, render
 from benchmarks.report import lines
 from benchmarks.results import Key, Results, load
-from benchmarks.tools import memory_of_kernel, parse_callgrind, parse_iperf, parse_strace, parse_wrk
+from benchmarks.tools import (
+    memory_of_kernel,
+    parse_callgrind,
+    parse_iperf,
+    parse_packets,
+    parse_strace,
+    parse_wrk,
+)
 
 WRK = """Running 1s test @ http://10.71.1.1:20000/
   1 threads and 32 connections
@@ -31,6 +38,11 @@ STRACE = """% time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
 100.00    0.000500           1       500        10 total
 """
+NETWORK = """Inter-|   Receive                        |  Transmit
+ face |bytes    packets errs drop fifo frame comp mult|bytes    packets errs drop fifo colls carrier comp
+    lo:     200       2    0    0    0     0    0    0      200       2    0    0    0     0       0    0
+front0: 1000000    3000    0    0    0     0    0    0   500000    4000    0    0    0     0       0    0
+"""
 SHORT = Key("short", "wire-one", "rate", "connections/s")
 
 
@@ -44,6 +56,10 @@ def test_histogram_cells_keep_their_order_and_lose_three_percent() -> None:
     edges = [lower_edge(cell) for cell in range(1000)]
     assert edges == sorted(set(edges))
     assert all(high / low - 1 <= 1 / 32 for low, high in itertools.pairwise(edges[32:]))
+
+
+def test_packets_of_a_host() -> None:
+    assert parse_packets(NETWORK) == 2 + 2 + 3000 + 4000
 
 
 def test_percentile_of_a_histogram() -> None:
