@@ -19,8 +19,9 @@ _BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
 _TOTALS = struct.Struct("=14Q")
 _BACKEND_NUMBERS = struct.Struct("=9Q2I" + 3 * "2Q96x")  # without the buckets
 _WORKER = struct.Struct("=Q" + _HISTOGRAM)
+PORT_ROW, BACKEND_ROW = _PORT.size, _BACKEND.size  # bytes
 TIMES = struct.Struct("=" + 2 * _HISTOGRAM)  # of a row: the time to connect, and to the first byte
-_BEFORE_TIMES = {_PORT.size: struct.calcsize("=14Q"), _BACKEND.size: struct.calcsize("=9Q2I")}
+_BEFORE_TIMES = {PORT_ROW: struct.calcsize("=14Q"), BACKEND_ROW: struct.calcsize("=9Q2I")}
 
 Key = (
     Port | tuple[Port, str, str, int]
@@ -57,9 +58,9 @@ class Statistics:
 
     def times(self) -> Iterator[tuple[Key, bytes]]:
         """The `TIMES` of every port and then of every backend, as they are: the fast way."""
-        yield from zip(self.ports, _times(self.port_rows, _PORT.size), strict=True)
+        yield from zip(self.ports, _times(self.port_rows, PORT_ROW), strict=True)
         keys = ((port, of.task, of.address, of.port) for port, of in self.backends)
-        yield from zip(keys, _times(self.backend_rows, _BACKEND.size), strict=True)
+        yield from zip(keys, _times(self.backend_rows, BACKEND_ROW), strict=True)
 
 
 def _times(rows: bytearray, size: int) -> Iterator[bytes]:
@@ -70,7 +71,7 @@ def _times(rows: bytearray, size: int) -> Iterator[bytes]:
 def totals(port_rows: bytearray) -> Counters:
     """The sum of ports' rows."""
     sums = [0] * 14
-    for at in range(0, len(port_rows), _PORT.size):
+    for at in range(0, len(port_rows), PORT_ROW):
         sums = [one + other for one, other in zip(sums, _TOTALS.unpack_from(port_rows, at), strict=True)]
     accepted, closed, failovers, _, received, sent, _, _, *refused = sums
     return Counters(accepted, closed, sum(refused), failovers, received, sent)

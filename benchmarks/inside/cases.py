@@ -8,7 +8,23 @@ from dataclasses import replace
 from typing import Any
 
 from meshlb import changes
-from meshlb.model import BackendState, Desired, Node, Port, Service, Snapshot, Task
+from meshlb.counts import BACKEND_ROW, PORT_ROW, Statistics
+from meshlb.metrics import exposition
+from meshlb.metrics.families import families
+from meshlb.metrics.usage import Usage
+from meshlb.model import (
+    BackendState,
+    Desired,
+    Node,
+    Port,
+    PortState,
+    PortStatus,
+    Service,
+    Snapshot,
+    SourceStatus,
+    Status,
+    Task,
+)
 from meshlb.peers import message as peer_message
 from meshlb.policy import from_settings
 from meshlb.swarm import view as docker_view
@@ -16,6 +32,7 @@ from meshlb.table import build
 
 Run = Callable[[], object]
 PORTS, BACKENDS = 500, 50  # a large Swarm
+SCRAPED = 200  # ports of them on a node whose metrics are read
 SETTINGS = (
     ("balance", "leastconn"),
     ("locality", "prefer"),
@@ -132,6 +149,21 @@ def message_decoding() -> Run:
     return lambda: peer_message.decode(text)
 
 
+def metrics_text() -> Run:
+    """All metrics of a node of 200 ports with 50 backends each, as Prometheus gets them."""
+    entries = build(_snapshot()).entries[:SCRAPED]
+    pairs = tuple((entry.port, backend) for entry in entries for backend in entry.backends)
+    counted = Statistics(
+        tuple(entry.port for entry in entries),
+        bytearray(PORT_ROW * len(entries)),
+        pairs,
+        bytearray(BACKEND_ROW * len(pairs)),
+    )
+    ports = tuple(PortStatus(entry.port, entry.service, PortState.SERVING) for entry in entries)
+    status = Status("0", SourceStatus("swarm", connected=True), ports=ports)
+    return lambda: exposition.text(families(status, counted, Usage()))
+
+
 CASES: dict[str, Callable[[], Run]] = {
     case.__name__: case
     for case in (
@@ -143,5 +175,6 @@ CASES: dict[str, Callable[[], Run]] = {
         view_decoding,
         view_unchanged,
         message_decoding,
+        metrics_text,
     )
 }
