@@ -106,7 +106,7 @@ def event_document(event: Event) -> dict[str, Any]:
 def live_document(statistics: Statistics, window: Window, at: float) -> dict[str, Any]:
     """The counts of /api/v1/events, at a time in seconds since 1970; `window` says what is usual of late."""
     found = told_document(statistics, window, at, len(statistics.backends), idle=True)
-    for row in (*found["ports"], *found["backends"]):
+    for row in found["ports"]:  # those of backends are for who wants them to take from the buckets
         for name in _TIMES:
             row[name] = quantiles(row[f"{name}_buckets"])
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from operator import sub
 
 from meshlb.counts import TIMES, Key, Statistics
 
@@ -34,7 +35,7 @@ class Window:
             return (), ()
         numbers = TIMES.unpack(now)
         if before is not None:
-            numbers = tuple(one - old for one, old in zip(numbers, TIMES.unpack(before), strict=True))
+            numbers = tuple(map(sub, numbers, TIMES.unpack(before)))
         if min(numbers) < 0:  # a port that was closed and is served again starts at 0
             return (), ()
         # Before the buckets of each stand the total of its times and the count.
@@ -42,7 +43,7 @@ class Window:
 
 
 def _filled(numbers: Sequence[int]) -> Buckets:
-    return tuple(part for at, number in enumerate(numbers) if number for part in (at, number))
+    return tuple(part for pair in enumerate(numbers) if pair[1] for part in pair)
 
 
 def quantiles(buckets: Buckets) -> list[float] | None:

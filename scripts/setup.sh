@@ -56,6 +56,25 @@ without_starting() (
     "$@"
 )
 
+# What the page is looked at with. Ubuntu has it as a snap alone: there the page's tests are skipped.
+page_packages() {
+    command -v chromium >/dev/null || [ -z "$(apt-cache policy chromium 2>/dev/null)" ] || echo chromium
+}
+
+# axe-core, beside Python's programs.
+ensure_axe() {
+    local place="$VENV/share/axe-core" folder
+    [ ! -e "$place/axe.min.js" ] || return 0
+    command -v npm >/dev/null || { say "no npm: the tests with axe-core are skipped"; return 0; }
+    say "fetching axe-core"
+    folder=$(mktemp -d)
+    (cd "$folder" && npm pack --silent axe-core@4.10.3 && tar xzf axe-core-*.tgz) >"$folder/log" 2>&1 \
+        || { cat "$folder/log" >&2; die "cannot fetch axe-core"; }
+    mkdir -p "$place"
+    mv "$folder"/package/axe.min.js "$folder"/package/LICENSE "$place/"
+    rm -r "$folder"
+}
+
 # Prometheus and promtool, unpacked beside Python's programs: its package would start a server on this machine.
 ensure_prometheus() {
     command -v promtool >/dev/null && command -v prometheus >/dev/null && return 0
@@ -85,8 +104,14 @@ ensure_venv() {
 ensure_tests() {
     ensure_packages lab_packages
     ensure_packages build_packages
+    ensure_packages page_packages
     ensure_venv test,check
     ensure_prometheus
+    ensure_axe
+    export MESHLB_PICTURES=${MESHLB_PICTURES:-$PWD/build/pictures} # of the page, for people
+    if command -v chromium >/dev/null && [ -e "$VENV/share/axe-core/axe.min.js" ]; then
+        export MESHLB_REQUIRE_PAGE=1
+    fi
     local reason
     reason=$(lab_why_not)
     if [ -n "$reason" ]; then

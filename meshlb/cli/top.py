@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import select
-import shutil
 import sys
-import termios
 import time
-import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 
 import click
 
 from meshlb.cli import agent_view
-from meshlb.cli.agent_view import AgentView
+from meshlb.cli.agent_view import AgentError, AgentView
 from meshlb.cli.columns import table
 from meshlb.cli.mesh_rows import HEADERS, Look, rows, summed
 from meshlb.cli.program import Verb
-from meshlb.errors import MeshError
+from meshlb.cli.terminal import Terminal
 
 VIEWS = {"b": "backends", "s": "services", "n": "nodes"}
 SORTS = {"r": "Rate", "a": "Active", "f": "Failed", "p": "Port"}
@@ -57,49 +52,42 @@ def top(delay: float, count: int | None, view: str, agent: AgentView) -> None:
     if not sys.stdout.isatty():
         _plain(agent, delay, count or 1, view)
         return
-    with _whole_terminal():
-        _watch(agent, delay, count, view)
+    with suppress(KeyboardInterrupt), Terminal() as terminal:
+        _watch(agent, delay, count, view, terminal)
 
 
-def _looks(agent: AgentView, delay: float) -> Iterator[tuple[Look, Look | None]]:
-    """The agent's looks, each with the one before; the caller waits in between."""
-    before = None
+def _looks(agent: AgentView) -> Iterator[tuple[Look, Look | None]]:
+    """The agent's looks, each with the one before; the caller waits in between. AgentError at first alone."""
+    before, look = None, agent.look()
     while True:
-        look = agent.look()
         yield look, before
         before = look
+        try:
+            look = agent.look()
+        except AgentError:  # one that is replaced is back soon
+            look = Look({"problems": [f"no agent answers at {agent.url}"]}, {}, time.monotonic())
 
 
 def _plain(agent: AgentView, delay: float, count: int, view: str) -> None:
-    looks = _looks(agent, delay)
+    looks = _looks(agent)
     for number in range(count):
         if number:
             time.sleep(delay)
         click.echo("\n".join(screen(*next(looks), view, "Port", (200, 10_000))[:-1]))
 
 
-def _watch(agent: AgentView, delay: float, count: int | None, view: str) -> None:
-    looks, sort, number = _looks(agent, delay), "Port", 0
-    look, before = next(looks)
-    due = time.monotonic() + delay
-    while True:
-        _draw(screen(look, before, view, sort, shutil.get_terminal_size()))
-        key = _key(max(due - time.monotonic(), 0))
-        if key in ("q", "\x03"):
-            return
-        view, sort = VIEWS.get(key, view), SORTS.get(key, sort)
-        if time.monotonic() < due:
-            continue
-        number += 1
+def _watch(agent: AgentView, delay: float, count: int | None, view: str, terminal: Terminal) -> None:
+    sort = "Port"
+    for number, (look, before) in enumerate(_looks(agent), 1):
+        due = time.monotonic() + delay
+        while time.monotonic() < due:
+            terminal.draw(screen(look, before, view, sort, terminal.size))
+            key = terminal.key(max(due - time.monotonic(), 0))
+            if key == "q":
+                return
+            view, sort = VIEWS.get(key, view), SORTS.get(key, sort)
         if number == count:
             return
-        due = time.monotonic() + delay
-        try:
-            look, before = next(looks)
-        except MeshError:
-            looks = _looks(agent, delay)  # an agent that is replaced is back soon
-            look = Look({"problems": [f"no agent answers at {agent.url}"]}, {}, time.monotonic())
-            before = None
 
 
 def screen(look: Look, before: Look | None, view: str, sort: str, size: tuple[int, int]) -> list[str]:
@@ -124,37 +112,8 @@ def _head(look: Look) -> str:
     problems: Sequence[str] = status.get("problems", ())
     ports = status.get("ports", ())
     failed = sum(port["state"] == "failed" for port in ports)
-    text = f"meshlb {status.get('version', '?')}: {len(ports)} ports"
+    text = f"meshlb {status.get('version', '?')}: {len(ports)} port{'' if len(ports) == 1 else 's'}"
     text += f" ({failed} not served)" if failed else ""
     text += f", {counters.get('open', 0)} connections, {counters.get('accepted', 0)} since the start"
-    return f"{text}; {len(problems)} problems: {problems[0]}" if problems else text
-
-
-def _draw(lines: Sequence[str]) -> None:
-    sys.stdout.write(
-        "\x1b[H" + "".join(f"{line}\x1b[K\r\n" for line in lines[:-1]) + f"{lines[-1]}\x1b[K\x1b[J"
-    )
-    sys.stdout.flush()
-
-
-def _key(seconds: float) -> str:
-    """A key that is pressed within the time; empty where none is."""
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if ready else ""
-
-
-@contextmanager
-def _whole_terminal() -> Iterator[None]:
-    """The other screen, without a cursor, keys as they are pressed; all is as before at the end."""
-    keys = sys.stdin.isatty()
-    before = termios.tcgetattr(sys.stdin) if keys else None
-    sys.stdout.write("\x1b[?1049h\x1b[?25l")
-    try:
-        if keys:
-            tty.setcbreak(sys.stdin)
-        yield
-    finally:
-        if before is not None:
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        sys.stdout.write("\x1b[?25h\x1b[?1049l")
-        sys.stdout.flush()
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return f"{text}; {count}: {problems[0]}" if problems else text

@@ -11,9 +11,6 @@ from typing import Any
 from aiohttp import web
 
 from meshlb.counts import Statistics
-from meshlb.metrics.exposition import CLASSIC, OPENMETRICS, text, wants_openmetrics
-from meshlb.metrics.families import families
-from meshlb.metrics.usage import usage
 from meshlb.model import Status
 from meshlb.report import readiness, targets
 
@@ -28,6 +25,9 @@ def routes(status: AskStatus, statistics: AskStatistics | None) -> list[web.Rout
     scrape = Scrape(status, statistics)
 
     async def metrics(request: web.Request) -> web.Response:
+        # prometheus-client is loaded by the first scrape: many agents are never asked.
+        from meshlb.metrics.exposition import CLASSIC, OPENMETRICS, wants_openmetrics  # noqa: PLC0415
+
         openmetrics = wants_openmetrics(request.headers.get("Accept", ""))
         packed = "gzip" in request.headers.get("Accept-Encoding", "")
         try:
@@ -81,6 +81,10 @@ class Scrape:
 
 
 def _body(status: Status, statistics: Statistics | None, openmetrics: bool, packed: bool) -> bytes:
+    from meshlb.metrics.exposition import text  # noqa: PLC0415
+    from meshlb.metrics.families import families  # noqa: PLC0415
+    from meshlb.metrics.usage import usage  # noqa: PLC0415
+
     body = text(families(status, statistics, usage()), openmetrics).encode()
     return gzip.compress(body, 1) if packed and len(body) > SMALL else body
 

@@ -1,4 +1,4 @@
-"""An agent's own state, its process and the nodes around it, as families. Pure."""
+"""An agent's own state, its process and the nodes around it, collected for prometheus-client. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ import platform
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 
-from meshlb.metrics.exposition import Family, labels
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from meshlb.metrics.exposition import bounded
 from meshlb.metrics.usage import Usage
 from meshlb.model import ChannelStatus, Status
 
 MOST_NODES = 1_000
+NODE = ("node", "address")
 
 
-def of_agent(status: Status) -> Iterator[Family]:
+class AgentCollector(Collector):
+    """What there is once for an agent, or for each node: few samples. `nodes` are the names by address."""
+
+    def __init__(self, status: Status, usage: Usage, nodes: Mapping[str, str]) -> None:
+        self._status, self._usage, self._nodes = status, usage, nodes
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        yield from _of_agent(self._status)
+        yield from _of_process(self._usage)
+        yield from _of_nodes(self._status, self._nodes)
+
+
+def _of_agent(status: Status) -> Iterator[Metric]:
     """How it is."""
     about = {"version": status.version, "python": platform.python_version(), "machine": platform.machine()}
     yield _one("meshlb_build_info", "The agent's version.", 1, **about)
@@ -31,7 +48,7 @@ def of_agent(status: Status) -> Iterator[Family]:
     yield _one("meshlb_source_connected", text, connected, source=source)
 
 
-def of_process(usage: Usage) -> Iterator[Family]:
+def _of_process(usage: Usage) -> Iterator[Metric]:
     """By the names that every exporter has for them."""
     yield _count("process_cpu_seconds", "CPU time, of all threads.", usage.cpu)
     yield _one("process_resident_memory_bytes", "Resident memory.", usage.memory)
@@ -41,8 +58,8 @@ def of_process(usage: Usage) -> Iterator[Family]:
     yield _one("process_start_time_seconds", "When the process started.", usage.started)
 
 
-def of_nodes(status: Status, names: Mapping[str, str]) -> Iterator[Family]:
-    """What is known of other nodes and heard of their agents. `names` are by address."""
+def _of_nodes(status: Status, names: Mapping[str, str]) -> Iterator[Metric]:
+    """What is known of other nodes and heard of their agents."""
     channel = status.source.channel or ChannelStatus()
     yield _one("meshlb_peers", "Other nodes that the channel between agents knows.", channel.peers)
     yield _one("meshlb_peers_connected", "Those of them whose agents are heard.", channel.connected)
@@ -52,19 +69,25 @@ def of_nodes(status: Status, names: Mapping[str, str]) -> Iterator[Family]:
     yield _count("meshlb_peer_refusals", text, channel.refused)
     known = dict.fromkeys(islice((node.address for node in status.snapshot.nodes), MOST_NODES))
     nodes = [*known, *sorted({*channel.suspected} - known.keys())[:MOST_NODES]]
-    tails = {address: labels(node=names.get(address, address), address=address) for address in nodes}
-    yield _marked("meshlb_node_suspected", "1 for a node that has fallen silent.", tails, channel.suspected)
-    yield _marked("meshlb_node_dead", "1 for a node that has been silent for long.", tails, channel.dead)
+    named = {address: (bounded(names.get(address, address)), bounded(address)) for address in nodes}
+    yield _marked("meshlb_node_suspected", "1 for a node that has fallen silent.", named, channel.suspected)
+    yield _marked("meshlb_node_dead", "1 for a node that has been silent for long.", named, channel.dead)
 
 
-def _marked(name: str, text: str, tails: Mapping[str, str], marked: Collection[str]) -> Family:
-    samples = [f"{tail} {int(address in marked)}" for address, tail in tails.items()]
-    return Family(name, "gauge", text, ("node", "address"), samples)
+def _marked(
+    name: str, text: str, named: Mapping[str, tuple[str, str]], marked: Collection[str]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=NODE)
+    for address, labels in named.items():
+        family.add_metric(labels, int(address in marked))
+    return family
 
 
-def _one(name: str, text: str, value: float, **about: str) -> Family:
-    return Family(name, "gauge", text, tuple(about), (f"{labels(**about) if about else ''} {value}",))
+def _one(name: str, text: str, value: float, **about: str) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=tuple(about))
+    family.add_metric([bounded(each) for each in about.values()], value)
+    return family
 
 
-def _count(name: str, text: str, value: float) -> Family:
-    return Family(name, "counter", text, (), (f" {value}",))
+def _count(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value)

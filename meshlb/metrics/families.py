@@ -6,8 +6,10 @@ Series are those of the table that is served: a task that is gone has none. A po
 
 from __future__ import annotations
 
+from prometheus_client.core import Metric
+
 from meshlb.counts import Statistics
-from meshlb.metrics.agent import of_agent, of_nodes, of_process
+from meshlb.metrics.agent import AgentCollector
 from meshlb.metrics.backend import of_backends
 from meshlb.metrics.exposition import Family, labels
 from meshlb.metrics.port import of_counts, of_ports
@@ -16,14 +18,12 @@ from meshlb.metrics.worker import of_workers
 from meshlb.model import Port, Status
 
 
-def families(status: Status, statistics: Statistics | None, usage: Usage) -> list[Family]:
+def families(status: Status, statistics: Statistics | None, usage: Usage) -> list[Family | Metric]:
     """All families. Those of ports and backends have no samples where there are no `statistics`."""
     ports = {of.port: labels(**_names(of.service, of.port)) for of in status.ports}
     nodes = {node.address: node.name or node.address for node in status.snapshot.nodes}
     return [
-        *of_agent(status),
-        *of_process(usage),
-        *of_nodes(status, nodes),
+        *AgentCollector(status, usage, nodes).collect(),
         *of_ports(status, ports),
         *of_counts(statistics, ports),
         *of_backends(statistics, ports, nodes),

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from meshlb.metrics.backend import MOST
-from meshlb.metrics.exposition import Family
+from meshlb.metrics.exposition import Head, head
 from meshlb.metrics.families import families
 from meshlb.metrics.usage import Usage
-from meshlb.model import SourceStatus, Status
+from meshlb.model import Node, Snapshot, SourceStatus, Status
 
 _HEAD = f"""\
 # Metrics
@@ -43,12 +43,13 @@ table is served, and while no port of it is), `/sd` (all nodes' agents, for `htt
 
 def manual() -> str:
     """The text of docs/metrics.md."""
-    found = families(Status("", SourceStatus("swarm", connected=True)), None, Usage())
-    return _HEAD + "".join(map(_line, found))
+    one = Snapshot(nodes=(Node("id", "node", "192.0.2.1"),))
+    found = families(Status("", SourceStatus("swarm", connected=True), one), None, Usage())
+    return _HEAD + "".join(_line(head(family)) for family in found)
 
 
-def _line(family: Family) -> str:
-    return f"| `{family.sample_name}` | {family.kind} | {', '.join(family.labels)} | {family.help} |\n"
+def _line(of: Head) -> str:
+    return f"| `{of.name}` | {of.kind} | {', '.join(of.labels)} | {of.help} |\n"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from meshlb.text import printable
 SETTLE = 5.0  # seconds that a port may want what is not there yet
 MOST_PORTS = 50  # that sentences are about
 MOST_REASONS = 3  # in a sentence
-FILE = "the backends of a file have nobody who prepares them"
+FILE = "the backends of a file have nobody who prepares them; proxy-protocol tells them clients' addresses"
 SILENT = "no agent there has told that it has prepared it; is one running, and not with --peers off?"
 
 

@@ -2,9 +2,10 @@
 
 In the task's network namespace, which is Docker's, a table of nftables and a route for each ingress host:
 
-    in    from an ingress host's hardware address, and from outside of the overlay: the connection gets
-          that host's mark, and a conntrack zone of its own, so that a client's address and port that come
-          through two nodes at once stay two connections: the kernel then gives one another port
+    in    from an ingress host's hardware address, and from outside of the overlay: the packet and its
+          connection get that host's mark, and a conntrack zone of its own, so that a client's address and
+          port that come through two nodes at once stay two connections: the kernel then gives one another
+          port
     out   a packet of a connection that has a mark gets it, and is sent to the host whose mark it is
 
 All else goes as it went before. The mark's lower half is that of the host's address. The table has no owner:
@@ -13,6 +14,7 @@ connections go on while an agent is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import subprocess
 from collections.abc import Callable, Collection
@@ -29,6 +31,7 @@ MOST_HOSTS = 256
 LONGEST_PREFIX = 16  # of the overlay: a larger one has hosts whose addresses' lower halves are the same
 PATIENCE = 5.0  # seconds that nft may take
 _UPPER = 0xFFFF0000  # the half of a mark that says whose it is
+_IPV4 = Path("/proc/sys/net/ipv4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ def prepare(place: Place, hosts: Collection[str], before: Collection[str], enter
         for host in hosts:
             routing.to_host(mark(host), host, place.interface)
         _loosen(place.interface)
+        _accept_marks(True)
         _nft(f"add table {TABLE}\ndelete table {TABLE}\n{_table(place, sorted(hosts))}")
         _forget(set(before) - set(hosts))
 
@@ -72,6 +76,7 @@ def remove(place: Place, hosts: Collection[str], enter: Enter) -> None:
 
     def work() -> None:
         _nft(f"add table {TABLE}\ndelete table {TABLE}\n")
+        _accept_marks(False)
         _forget(hosts)
 
     visit(place.path, enter, work)
@@ -92,10 +97,20 @@ def _forget(hosts: Collection[str]) -> None:
 
 def _loosen(interface: str) -> None:
     """A strict reverse path filter would drop clients that are not routed through the overlay."""
-    base = Path("/proc/sys/net/ipv4/conf")
+    base = _IPV4 / "conf"
     values = [int((base / name / "rp_filter").read_text()) for name in ("all", interface)]
     if max(values) == 1:
         (base / interface / "rp_filter").write_text("2")
+
+
+def _accept_marks(on: bool) -> None:
+    """Have accepted sockets take the mark of the first packet. Connections find their ways without it, too.
+
+    But then the route is found anew for every packet, and is not yet known when the handshake tells how long
+    segments may be.
+    """
+    with contextlib.suppress(OSError):
+        (_IPV4 / "tcp_fwmark_accept").write_text(str(int(on)))
 
 
 def _table(place: Place, hosts: Collection[str]) -> str:
@@ -107,7 +122,7 @@ def _table(place: Place, hosts: Collection[str]) -> str:
         f"chain zones {{ type filter hook prerouting priority -300; {where} "
         f"ct original zone set ether saddr map {{ {zones} }}; }}\n"
         f"chain marks {{ type filter hook prerouting priority -150; {where} "
-        f"ct direction original ct mark set ether saddr map {{ {marks} }}; }}\n"
+        f"ct direction original meta mark set ether saddr map {{ {marks} }} ct mark set meta mark; }}\n"
         f"chain ports {{ type nat hook input priority 100; }}\n"
         f"chain answers {{ type route hook output priority -150; "
         f"ct mark & {_UPPER:#x} == {MARK:#x} meta mark set ct mark; }}\n"

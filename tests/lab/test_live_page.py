@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from agents import HTTP_PORT
-from browser import CHROMIUM, browser
+from browser import browser, needed
 from docker_cli import Serve, docker
 from load import Load
 
@@ -17,7 +17,7 @@ from meshlb.lab import Lab
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.timeout(240),
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    needed,
 ]
 
 TASKS = """[...document.querySelectorAll('#service-list tbody tr')].filter(row =>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from made_overlay import CLIENT, HOSTS, TASK, Overlay
 from mesh import Mesh
+from strace import traced
 from waiting import eventually
 
 from meshlb._fastpath import enter_namespace
@@ -68,6 +70,23 @@ def test_a_prepared_task_sees_the_clients_own_address_and_port(
     serve(mesh, overlay, REFUSING)
     assert [ask(mesh) for _ in range(20)] == [(CLIENT, 0)] * 20
     assert mesh.port_counts().masked == 0
+
+
+def test_the_clients_address_costs_two_calls(
+    mesh: Mesh, overlay: Overlay, answers: Answers, tmp_path: Path
+) -> None:
+    task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+    serve(mesh, overlay, REFUSING)
+    with traced(os.getpid(), tmp_path / "trace", "-e", "trace=%net") as calls:
+        for _ in range(20):
+            ask(mesh)
+    names: dict[int, Counter[str]] = defaultdict(Counter)
+    for call in calls:
+        names[call.thread][call.name] += call.begins
+    workers = [found for found in names.values() if found["accept4"] and found["connect"]]
+    total = sum(workers, Counter())
+    assert total["connect"] == total["bind"] == total["setsockopt"] == 20, total
+    assert total["getpeername"] == total["getsockname"] == 0, "accepting tells"
 
 
 def test_a_task_that_is_not_prepared_sees_the_mesh_or_nobody(
@@ -166,6 +185,7 @@ def test_nothing_is_left_behind(overlay: Overlay) -> None:
         task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
     task_ways.prepare(overlay.place(), HOSTS[:1], HOSTS, enter_namespace)
     assert overlay.left(TASK).count("meshlb_client_address") == 1
+    assert "tcp_fwmark_accept = 1" in overlay.left(TASK)
     assert HOSTS[1] not in overlay.left(TASK)
     for _ in range(2):
         task_ways.remove(overlay.place(), HOSTS, enter_namespace)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import re
 import select
 import shutil
@@ -98,38 +97,6 @@ def test_no_agent_runs(tmp_path: Path, node: Agent, run: Run) -> None:
         refused = run("agent", verb)
         assert refused.returncode == 1
         assert refused.stderr.startswith(f"meshlb: no agent runs on this node ({tmp_path}/agent.sock): ")
-
-
-def test_top_on_a_terminal(node: Agent) -> None:
-    """Keys change the view and end it, and the terminal is then as it was."""
-    master, slave = pty.openpty()
-    command = [sys.executable, "-m", "meshlb", "top", "--delay", "0.2", "--agent", f"127.0.0.1:{node.http}"]
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as child:
-        os.close(slave)
-        try:
-            shown = _until(master, "q quit")
-            assert shown.startswith("\x1b[?1049h\x1b[?25l")
-            assert f"{node.port}/tcp" in shown
-            os.write(master, b"s")
-            assert f"{node.port}/tcp" not in _until(master, "SERVICE   STATE")
-            os.write(master, b"q")
-            assert _until(master, "\x1b[?1049l").endswith("\x1b[?25h\x1b[?1049l")
-            assert child.wait(START) == 0
-        finally:
-            child.kill()
-    os.close(master)
-
-
-def _until(master: int, mark: str) -> str:
-    """What is written from the last frame's beginning to a mark."""
-    text = ""
-    while mark not in text:
-        ready, _, _ = select.select([master], [], [], START)
-        assert ready, text
-        text += os.read(master, 65536).decode()
-        if text.count("\x1b[H") > 1:
-            text = text[text.rindex("\x1b[H") :]
-    return text
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")

@@ -15,9 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 CHROMIUM = shutil.which("chromium")
 START = 30.0  # seconds
+# For tests that need one. Where scripts/test has seen to it, its absence is a failure.
+needed = pytest.mark.skipif(
+    CHROMIUM is None and os.environ.get("MESHLB_REQUIRE_PAGE") != "1", reason="chromium is not installed"
+)
+
+
+def keep(name: str, picture: bytes) -> None:
+    """A picture for people to look at, where MESHLB_PICTURES says."""
+    if folder := os.environ.get("MESHLB_PICTURES"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / name).write_bytes(picture)
 
 
 class Page:
@@ -61,8 +73,17 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     async def value(self, script: str) -> Any:
-        found = await self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        """What a script gives, or its promise."""
+        found = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    async def press(self, key: str, text: str = "") -> None:
+        """A key on the keyboard; `text` is what it writes."""
+        code = {"Tab": 9, "Enter": 13, " ": 32}.get(key, ord(text.upper()) if text else 0)
+        what = {"key": key, "windowsVirtualKeyCode": code, "text": text or ("\r" if key == "Enter" else "")}
+        for kind in ("keyDown", "keyUp"):
+            await self.call("Input.dispatchKeyEvent", type=kind, **what)
 
     async def until(self, script: str, seconds: float = START) -> Any:
         """The first value of the script that is true."""

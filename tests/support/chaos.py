@@ -46,6 +46,13 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         "--rounds", type=int, metavar="N", help="how often each is done, instead of its own number"
     )
     parser.add_argument("--against", choices=["haproxy"], help="play them against this instead of meshlb")
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another label of the service: a policy",
+    )
     parser.add_argument("--short", action="store_true", help="the short forms, which the tests use")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was seen there")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what agents and engines say there")
@@ -93,7 +100,7 @@ def play(stage: Stage, scenario: Scenario, wanted: argparse.Namespace) -> Row:
 @contextlib.contextmanager
 def _stage(wanted: argparse.Namespace) -> Iterator[Stage]:
     with _directory(wanted.logs) as directory, Lab.up(3, name=f"chaos-{os.getpid()}") as lab:
-        front = _front(lab, directory, wanted.against)
+        front = _front(lab, directory, wanted)
         try:
             front.up(lab)
             yield Stage(lab, front, directory, wanted.short, _say)
@@ -111,8 +118,8 @@ def _directory(wanted: Path | None) -> Iterator[Path]:
         yield wanted
 
 
-def _front(lab: Lab, directory: Path, against: str | None) -> Front:
-    return HAProxy() if against == "haproxy" else Meshlb(Agents(lab, directory))
+def _front(lab: Lab, directory: Path, wanted: argparse.Namespace) -> Front:
+    return HAProxy() if wanted.against == "haproxy" else Meshlb(Agents(lab, directory), wanted.label)
 
 
 def _say(line: str) -> None:

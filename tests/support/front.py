@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from agents import Agent, Agents
@@ -50,15 +51,15 @@ class Meshlb:
     """Our own agents."""
 
     name = "meshlb"
-    options: tuple[str, ...] = (
-        *("--publish", "80:8000", "--publish", "81:8000", "--publish", "9000:9000"),
-        *("--label", "meshlb.port.81.balance=source"),
-    )
     untold: tuple[str, ...] = ()
     kill_seconds = 0.05
 
-    def __init__(self, agents: Agents) -> None:
+    def __init__(self, agents: Agents, labels: Sequence[str] = ()) -> None:
         self.agents = agents
+        self.options: tuple[str, ...] = (
+            *("--publish", "80:8000", "--publish", "81:8000", "--publish", "9000:9000"),
+            *(f"--label={label}" for label in ("meshlb.port.81.balance=source", *labels)),
+        )
 
     def up(self, lab: Lab) -> None:
         """Start those that do not run yet."""

@@ -109,7 +109,7 @@ class Overlay:
 
     def left(self, address: str) -> str:
         """What is there of rules."""
-        words = ("nft list ruleset; ip rule; ip route show table all",)
+        words = ("nft list ruleset; ip rule; ip route show table all; sysctl net.ipv4.tcp_fwmark_accept",)
         command = ["nsenter", f"--net={self.path(address)}", "sh", "-c", *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

@@ -13,7 +13,10 @@ from channel import HERE, THERE, run, state, until
 from swarm_ca import SwarmCA
 
 from meshlb.advice import Advice
-from meshlb.model import BackendState, ChannelStatus, Desired, Remote, Standing
+from meshlb.model import BackendState, ChannelStatus, Desired, Face, Prepared, Remote, Standing
+from meshlb.peers.identity import load
+from meshlb.swarm.remembered import PREPARED, Memory
+from meshlb.transparent.preparing import Preparing
 
 
 class Source:
@@ -76,6 +79,30 @@ def test_two_nodes(ca: SwarmCA, manager: Path, worker: Path, port: int, tmp_path
                 await until((tmp_path / place / "desired").exists, "the file")
             assert two.recall(str(worker)) == state("one")
             assert one.recall(str(manager)) == state("one")
+
+    run(scenario())
+
+
+def test_what_others_have_prepared_is_known_before_they_are_heard(
+    worker: Path, port: int, tmp_path: Path
+) -> None:
+    told = {THERE: Prepared(frozenset({"t"}), frozenset({"10.255.0.2"}), frozenset({"10.255.0.0/24"}))}
+    face = Face("10.255.0.2", 7)
+
+    async def scenario() -> None:
+        memory = Memory(tmp_path, lambda: load(worker).cluster, PREPARED, 0.01)
+        writing = asyncio.create_task(memory.run())
+        memory.keep(told)
+        await until((tmp_path / PREPARED.file).exists, "the file")
+        writing.cancel()
+        source, preparing = Source(), Preparing(lambda descriptor: None)
+        Advice(source, HERE, port, tmp_path, preparing=preparing)
+        assert source.patience
+        source.recall(str(worker))
+        source.on_standing(Standing(str(worker), HERE))
+        assert source.learnt, "who knows no policies waits for nothing"
+        preparing.told(Prepared(), face)
+        assert (source.learnt[-1].prepared[THERE], source.learnt[-1].face) == (told[THERE], face)
 
     run(scenario())
 

@@ -17,6 +17,7 @@ from watch import Watch
 
 def test_unknown_scenarios_and_no_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert arguments(["power-off", "scale", "--rounds", "2"]).scenarios == ["power-off", "scale"]
+    assert arguments(["--label", "meshlb.hold=1s", "--label", "a=b"]).label == ["meshlb.hold=1s", "a=b"]
     for words, why in (
         (["powr-off"], "no scenario powr-off; there are update"),
         (["--rounds", "0"], "at least 1"),

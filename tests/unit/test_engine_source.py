@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, recorded
 
-from meshlb.model import BackendState, Port, Protocol, Service, Snapshot
+from meshlb.model import BackendState, Port, Protocol, Remote, Service, Snapshot
 from meshlb.swarm import api as docker_api
 from meshlb.swarm import follow as docker_follow
 from meshlb.swarm import sdk as docker_engine
@@ -184,6 +184,22 @@ def test_manager(tmp_path: Path) -> None:
 def test_before_the_first_snapshot() -> None:
     status = SwarmSource("unix:///nowhere").status()
     assert (status.kind, status.connected, status.problem) == ("swarm", False, "not started yet")
+
+
+def test_the_first_snapshot_waits_a_while_for_a_first_word(fake: FakeEngine) -> None:
+    async def scenario(source: SwarmSource, word: bool) -> None:
+        async with Watcher(source) as watcher:
+            await watcher.polls(fake)
+            await asyncio.sleep(0.05)
+            if word:
+                assert not watcher.seen
+                source.learn(Remote())
+            await watcher.first()
+
+    for patience, word in ((60.0, True), (0.2, False)):
+        source = SwarmSource(fake.url, poll_interval=0.02, namespace=NET)
+        source.patience = patience
+        run(scenario(source, word))
 
 
 def test_yields_at_changes_only(fake: FakeEngine) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from promtool import MONITORING, dashboard_queries, promtool
 
+from meshlb.metrics.exposition import head
 from meshlb.metrics.families import families
 from meshlb.metrics.usage import Usage
 from meshlb.model import SourceStatus, Status
@@ -39,9 +40,10 @@ def test_every_alert_is_tested_and_every_rule_is_used() -> None:
 def told() -> set[str]:
     """All names that an agent's samples have."""
     found = families(Status("", SourceStatus("swarm", connected=True)), None, Usage())
-    more = {f"{each.name}_{end}" for each in found if each.kind in ("histogram", "summary")
+    heads = [head(each) for each in found]
+    more = {f"{each.name}_{end}" for each in heads if each.kind in ("histogram", "summary")
             for end in ("bucket", "count", "sum")}  # fmt: skip
-    return {each.sample_name for each in found} | more
+    return {each.name for each in heads} | more
 
 
 def texts() -> Iterator[str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
-from browser import CHROMIUM, Page, browser
+from axe import serious
+from browser import Page, browser, keep, needed
 from made_up import HOSTILE, MadeUp
 
 from meshlb.elsewhere import Elsewhere
@@ -21,7 +19,7 @@ from meshlb.table import Table, build
 from meshlb.timeline import News, Timeline, of_tables
 from meshlb.window import Window
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = needed
 
 WIDTHS = (390, 1024, 1920)
 ROWS = "document.querySelectorAll('#service-list tbody tr').length"
@@ -68,12 +66,6 @@ def shown(
     asyncio.run(run())
 
 
-def keep(name: str, picture: bytes) -> None:
-    if folder := os.environ.get("MESHLB_PICTURES"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / name).write_bytes(picture)
-
-
 def test_the_page_is_whole_live_and_fits() -> None:
     services = {"web": 6, "api": 4, "mqtt-broker": 1, "a-service-with-a-remarkably-long-name-of-its-own": 2}
     mesh, timeline = MadeUp(services), Timeline()
@@ -92,6 +84,7 @@ def test_the_page_is_whole_live_and_fits() -> None:
                 await page.show(width, dark=dark)
                 assert await page.value(WIDE) <= width
                 assert await page.value(CONTRAST) == []
+                assert await serious(page) == []
                 keep(f"page-{width}-{'dark' if dark else 'light'}.png", await page.picture())
         assert await page.value(NAMELESS) == []
         mesh.set_state("t0.3", BackendState.DOWN)
@@ -172,6 +165,39 @@ def test_hostile_names_stay_text() -> None:
         assert {HOSTILE, "__proto__", "constructor"} <= set(names)
         assert HOSTILE in await page.until("document.querySelector('#events li .name')?.textContent")
         assert page.complaints == []
+
+    shown(mesh, timeline, scenario)
+
+
+FOCUS = """(() => { const at = document.activeElement;
+    return at.id || (at.tagName === 'SUMMARY' && at.closest('article').querySelector('h3').textContent)
+        || at.className || at.textContent; })()"""
+
+
+def test_all_of_it_can_be_used_by_keyboard() -> None:
+    mesh, timeline = MadeUp({"api": 2, "web": 2}), Timeline()
+    timeline.tell([News("problem", "something")])
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, 1024)
+        await page.until(f"{ROWS} === 4")
+        await page.press("Tab")
+        assert await page.value(FOCUS) == "skip"
+        await page.press("Enter")
+        await page.until(f"{FOCUS} === 'services'")
+        reached = []
+        for _ in range(4):
+            await page.press("Tab")
+            reached.append(await page.value(FOCUS))
+        assert reached == ["find", "api", "web", "events"]
+        folded = "document.querySelectorAll('details:not([open])').length"
+        await page.value("document.querySelector('summary').focus()")
+        await page.press("Enter")
+        await page.until(f"{folded} === 1")
+        await page.value("document.getElementById('find').focus()")
+        for letter in "web":
+            await page.press(letter, letter)
+        await page.until("document.querySelectorAll('.service').length === 1")
 
     shown(mesh, timeline, scenario)
 
