@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,6 @@ class Page:
     async def value(self, script: str) -> Any:
         """What a script gives, or its promise."""
         found = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
     async def press(self, key: str, text: str = "") -> None:
@@ -101,6 +100,28 @@ class Page:
 @asynccontextmanager
 async def browser() -> AsyncIterator[Page]:
     """A fresh browser with a page of its own."""
+    async with tabs(1) as (page,):
+        yield page
+
+
+@asynccontextmanager
+async def tabs(count: int) -> AsyncIterator[list[Page]]:
+    """A fresh browser with so many pages."""
+    async with _chromium() as (session, port), AsyncExitStack() as stack:
+        addresses = [await _first(session, port), *[await _another(session, port) for _ in range(count - 1)]]
+        sockets = [
+            await stack.enter_async_context(session.ws_connect(each, max_msg_size=0)) for each in addresses
+        ]
+        pages = [Page(socket) for socket in sockets]
+        listening = [asyncio.create_task(page.listen()) for page in pages]
+        yield pages
+        for task in listening:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _chromium() -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A browser, and the port at which it is told what to do."""
     assert CHROMIUM, "chromium is not installed"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
@@ -119,28 +140,34 @@ async def browser() -> AsyncIterator[Page]:
             start_new_session=True,
         )
         try:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.ws_connect(await _address(session, Path(profile)), max_msg_size=0) as socket,
-            ):
-                page = Page(socket)
-                listening = asyncio.create_task(page.listen())
-                yield page
-                listening.cancel()
+            async with aiohttp.ClientSession() as session:
+                yield session, await _port(Path(profile))
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 
-async def _address(session: aiohttp.ClientSession, profile: Path) -> str:
-    """The WebSocket of the browser's page, once it says where it listens."""
+async def _port(profile: Path) -> str:
     async with asyncio.timeout(START):
         while True:
-            with suppress(OSError, aiohttp.ClientError, IndexError, StopIteration):
-                port = (profile / "DevToolsActivePort").read_text().split()[0]
+            with suppress(OSError, IndexError):
+                return (profile / "DevToolsActivePort").read_text().split()[0]
+            await asyncio.sleep(0.05)
+
+
+async def _first(session: aiohttp.ClientSession, port: str) -> str:
+    """The WebSocket of the browser's page."""
+    async with asyncio.timeout(START):
+        while True:
+            with suppress(OSError, aiohttp.ClientError):
                 async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                     pages = [one for one in await answer.json() if one["type"] == "page"]
                     if pages:
                         return str(pages[0]["webSocketDebuggerUrl"])
             await asyncio.sleep(0.05)
+
+
+async def _another(session: aiohttp.ClientSession, port: str) -> str:
+    async with session.put(f"http://127.0.0.1:{port}/json/new") as answer:
+        return str((await answer.json())["webSocketDebuggerUrl"])
