@@ -8,6 +8,9 @@ In the task's network namespace, which is Docker's, a table of nftables and a ro
           port
     out   a packet of a connection that has a mark gets it, and is sent to the host whose mark it is
 
+A server of datagrams that listens at all addresses answers from the one that its way out has, which is not
+the one that was asked: so what is for it is led there, and its answers come from the right one again.
+
 All else goes as it went before. The mark's lower half is that of the host's address. The table has no owner:
 connections go on while an agent is replaced.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 import subprocess
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -31,6 +35,8 @@ MOST_HOSTS = 256
 LONGEST_PREFIX = 16  # of the overlay: a larger one has hosts whose addresses' lower halves are the same
 PATIENCE = 5.0  # seconds that nft may take
 _UPPER = 0xFFFF0000  # the half of a mark that says whose it is
+_NONE = f"add table {TABLE}\ndelete table {TABLE}\n"
+_ANYWHERE = ("192.0.2.1", 9)  # an address that no task's networks have
 _IPV4 = Path("/proc/sys/net/ipv4")
 
 
@@ -65,7 +71,7 @@ def prepare(place: Place, hosts: Collection[str], before: Collection[str], enter
             routing.to_host(mark(host), host, place.interface)
         _loosen(place.interface)
         _accept_marks(True)
-        _nft(f"add table {TABLE}\ndelete table {TABLE}\n{_table(place, sorted(hosts))}")
+        _replace(place, sorted(hosts))
         _forget(set(before) - set(hosts))
 
     visit(place.path, enter, work)
@@ -75,7 +81,7 @@ def remove(place: Place, hosts: Collection[str], enter: Enter) -> None:
     """Take them away. OSError or NftError."""
 
     def work() -> None:
-        _nft(f"add table {TABLE}\ndelete table {TABLE}\n")
+        _nft(_NONE)
         _accept_marks(False)
         _forget(hosts)
 
@@ -113,9 +119,33 @@ def _accept_marks(on: bool) -> None:
         (_IPV4 / "tcp_fwmark_accept").write_text(str(int(on)))
 
 
-def _table(place: Place, hosts: Collection[str]) -> str:
+def _replace(place: Place, hosts: Collection[str]) -> None:
+    outside = _outside()
+    if not outside or ipaddress.IPv4Address(outside) in place.network:
+        _nft(_NONE + _table(place, hosts, ""))
+        return
+    try:
+        _nft(_NONE + _table(place, hosts, f"socket wildcard 1 dnat to {outside}"))
+    except NftError:  # before Linux 5.11 nobody tells; few servers listen at the overlay's address alone
+        _nft(_NONE + _table(place, hosts, f"dnat to {outside}"))
+
+
+def _outside() -> str:
+    """The address that datagrams to outside come from; empty when there is no way out."""
+    with socket.socket(type=socket.SOCK_DGRAM) as any_socket:
+        try:
+            any_socket.connect(_ANYWHERE)
+        except OSError:
+            return ""
+        return str(any_socket.getsockname()[0])
+
+
+def _table(place: Place, hosts: Collection[str], lead: str) -> str:
+    """`lead` is what is done with a conversation of UDP at its beginning."""
     marks = _elements(hosts, lambda host: f"{mark(host):#x}")
     zones = _elements(hosts, lambda host: str(mark(host) & 0xFFFF))
+    marked = f"ct mark & {_UPPER:#x} == {MARK:#x}"
+    datagrams = f"{marked} meta l4proto udp {lead};" if lead else ""
     where = f'iifname "{place.interface}" ip saddr != {place.network}'
     return (
         f"table {TABLE} {{\n"
@@ -123,9 +153,11 @@ def _table(place: Place, hosts: Collection[str]) -> str:
         f"ct original zone set ether saddr map {{ {zones} }}; }}\n"
         f"chain marks {{ type filter hook prerouting priority -150; {where} "
         f"ct direction original meta mark set ether saddr map {{ {marks} }} ct mark set meta mark; }}\n"
+        f"chain datagrams {{ type nat hook prerouting priority -100; {datagrams} }}\n"
+        f"chain sources {{ type nat hook postrouting priority 100; }}\n"
         f"chain ports {{ type nat hook input priority 100; }}\n"
         f"chain answers {{ type route hook output priority -150; "
-        f"ct mark & {_UPPER:#x} == {MARK:#x} meta mark set ct mark; }}\n"
+        f"{marked} meta mark set ct mark; }}\n"
         "}\n"
     )
 

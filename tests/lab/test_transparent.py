@@ -6,13 +6,16 @@ import socket
 
 from agents import Agent
 from docker_cli import Serve, docker
+from pairs import mixed_up
 from waiting import eventually
 
 from meshlb.lab import Lab
 from meshlb.transparent.task_ways import TABLE
 
-PORT = 8095
+PORT, ECHO = 8095, 8094
+PAIRS = 150
 CGI = (
+    "PORT=8001 server & "  # echoes at 9000
     "mkdir -p /www/cgi-bin; "
     "printf '#!/bin/sh\\necho; echo $REMOTE_ADDR; hostname\\n' > /www/cgi-bin/who; "
     "busybox chmod +x /www/cgi-bin/who; exec httpd -f -p 8000 -h /www"
@@ -52,7 +55,8 @@ def left(lab: Lab) -> str:
 def test_every_task_sees_the_clients_own_address_on_every_node(
     lab: Lab, agents: dict[str, Agent], serve: Serve
 ) -> None:
-    options = ("--mode", "global", "--publish", f"{PORT}:8000", "--label", "meshlb.fallback=refuse")
+    publish = ("--publish", f"{PORT}:8000", "--publish", f"{ECHO}:9000")
+    options = ("--mode", "global", *publish, "--label", "meshlb.fallback=refuse")
     serve("seen", *options, "--label", "meshlb.client-address=transparent", command=("sh", "-c", CGI))
     for node in lab.nodes:
         seen: set[str] = set()
@@ -64,6 +68,7 @@ def test_every_task_sees_the_clients_own_address_on_every_node(
             return len(seen) == len(lab.nodes)
 
         eventually(all_seen, timeout=20, what=f"all tasks to answer at {node.name}")
+    assert mixed_up([node.address for node in lab.nodes[:2]], ECHO, PAIRS) == []
     assert TABLE in left(lab)
     docker(lab, "service", "update", "--quiet", "--label-rm", "meshlb.client-address", "seen")
     eventually(
@@ -71,4 +76,4 @@ def test_every_task_sees_the_clients_own_address_on_every_node(
         timeout=20,
         what="the mesh's address to be seen",
     )
-    eventually(lambda: not left(lab), timeout=30, what="nothing to be left behind")
+    eventually(lambda: not left(lab), timeout=45, what="nothing to be left behind")

@@ -162,11 +162,12 @@ def test_one_client_through_two_hosts_at_once_is_two(overlay: Overlay) -> None:
             each.close()
 
 
-def test_datagrams_come_from_their_client(mesh: Mesh, overlay: Overlay, answers: Answers) -> None:
+@pytest.mark.parametrize("at", [80, 81])
+def test_datagrams_come_from_their_client(mesh: Mesh, overlay: Overlay, answers: Answers, at: int) -> None:
     task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
     port = replace(mesh.port, protocol=Protocol.UDP)
     path = overlay.path(HOSTS[0])
-    backend = Backend(TASK, 80, "task", "web.1", "", BackendState.UP, prepared=True)
+    backend = Backend(TASK, at, "task", "web.1", "", BackendState.UP, prepared=True)
     mesh.plane.apply(Table((mesh.entry(backend, port=port, policy=REFUSING),), str(path), path.stat().st_ino))
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.settimeout(10)

@@ -66,9 +66,14 @@ class Overlay:
         return name
 
     def serve(self) -> None:
-        for kind, work in ((socket.SOCK_STREAM, self._streams), (socket.SOCK_DGRAM, self._datagrams)):
+        """Port 80 is for both kinds at the task's address, 81 for datagrams at all of its addresses."""
+        for kind, at, work in (
+            (socket.SOCK_STREAM, (TASK, 80), self._streams),
+            (socket.SOCK_DGRAM, (TASK, 80), self._datagrams),
+            (socket.SOCK_DGRAM, ("", 81), self._datagrams),
+        ):
             listener = visit(self.path(TASK), enter_namespace, partial(socket.socket, type=kind))
-            listener.bind((TASK, 80))
+            listener.bind(at)
             if kind == socket.SOCK_STREAM:
                 listener.listen(1024)
             self.listeners.append(listener)
@@ -91,13 +96,13 @@ class Overlay:
             listener.sendto(f"{address} {port} ".encode() + said, (address, port))
 
     def close(self) -> None:
-        streams, datagrams = self.listeners
-        streams.shutdown(socket.SHUT_RDWR)
+        self.listeners[0].shutdown(socket.SHUT_RDWR)
         speaker = visit(self.path(TASK), enter_namespace, lambda: socket.socket(type=socket.SOCK_DGRAM))
-        speaker.sendto(b"end", (TASK, 80))
+        for port in (80, 81):
+            speaker.sendto(b"end", (TASK, port))
         for thread in self.threads:
             thread.join()
-        for each in (streams, datagrams, speaker):
+        for each in (*self.listeners, speaker):
             each.close()
 
     def remove(self) -> None:
