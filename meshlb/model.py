@@ -340,6 +340,7 @@ class Status:
     draining: bool = False  # the agent is ending: no new connections
     table: int = 0  # tables that have been served so far
     table_changed: float = 0.0  # seconds since 1970: when the last one came
+    unlogged: int = 0  # connections that the access log lacks
 
 
 def is_address(text: str) -> bool:

@@ -425,8 +425,8 @@ class Plane:
             self._subjects.forget((port for port, _ in ports), backends)
 
     def _take_records(self) -> None:
-        rows = self._forwarder.records()
-        if rows and len(self._ended) < _KEPT:
+        """Bounded: where nobody asks for them, the workers' rings fill, and count what they lose."""
+        if len(self._ended) < _KEPT and (rows := self._forwarder.records()):
             self._ended += self._subjects.ended(rows, time.monotonic(), time.time())
 
     def _statuses(self) -> tuple[PortStatus, ...]:

@@ -136,6 +136,7 @@ class Serving:
         self._failures = 0
         self._changed_at = 0.0
         self._counters = Counters()
+        self._unlogged = 0  # connections that the access log lacks
         self._tables = 0  # that have been served
         self._last_table = 0.0  # seconds since 1970: when the last one came
         # One thread of our own makes calls follow each other: asyncio.to_thread would leave the call of a
@@ -234,6 +235,7 @@ class Serving:
     async def _log_ended(self) -> None:
         """In a thread: who reads our log slowly holds up nothing. What finds no place meanwhile is lost."""
         ended, lost = await self._call(self._plane.ended)
+        self._unlogged += lost
         if ended or lost:
             nodes = {node.address: node.name for node in self.snapshot.nodes}
             await asyncio.to_thread(self._write_ended, ended, lost, nodes)
@@ -285,6 +287,7 @@ class Serving:
             draining=self.draining,
             table=self._tables,
             table_changed=self._last_table,
+            unlogged=self._unlogged,
         )
 
     async def statistics(self) -> Statistics:

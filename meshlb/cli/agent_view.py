@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,11 @@ class AgentView:
             raise AgentError(f"what answers at {self.url} is not a meshlb-agent that knows {path}") from error
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                said = f"{reason.verify_message}; SSL_CERT_FILE names the authority's, or its own"
+                raise AgentError(
+                    f"the certificate of the agent at {self.url} is not trusted: {said}"
+                ) from error
             why = getattr(reason, "strerror", None) or reason
             raise AgentError(
                 f"no agent answers at {self.url} ({why}): is it running? "

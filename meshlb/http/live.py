@@ -202,4 +202,4 @@ def _without_counts(status: Status) -> Status:
     """What makes a status another one: not that something was counted meanwhile."""
     channel = status.source.channel
     calm = replace(channel, heard=0, stale=0, refused=0) if channel else None
-    return replace(status, counters=Counters(), source=replace(status.source, channel=calm))
+    return replace(status, counters=Counters(), unlogged=0, source=replace(status.source, channel=calm))

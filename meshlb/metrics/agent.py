@@ -43,6 +43,8 @@ def _of_agent(status: Status) -> Iterator[Metric]:
     yield _count("meshlb_table_changes", "Tables that have been served so far.", status.table)
     changed = status.table_changed
     yield _one("meshlb_table_changed_timestamp_seconds", "When the table that is served came.", changed)
+    text = "Connections that the access log lacks: more ended than could be written."
+    yield _count("meshlb_access_log_lost", text, status.unlogged)
     source, connected = status.source.kind, int(status.source.connected)
     text = "1 while the source of tables is there: the engine (swarm), or a file (static)."
     yield _one("meshlb_source_connected", text, connected, source=source)

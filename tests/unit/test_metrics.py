@@ -56,6 +56,7 @@ STATUS = Status(
     problems=("a", "b"),
     table=4,
     table_changed=1000.5,
+    unlogged=6,
 )
 USAGE = Usage(1.5, 4096, 7, 1024, 3, 500.25)
 
@@ -185,7 +186,12 @@ def test_what_the_agent_says_of_itself_and_of_nodes() -> None:
         "peers": 2,
         "peers_connected": 1,
     }
-    expected |= {"table_changed_timestamp_seconds": 1000.5, "peer_refusals_total": 3, "backends_left_out": 0}
+    expected |= {
+        "access_log_lost_total": 6,
+        "table_changed_timestamp_seconds": 1000.5,
+        "peer_refusals_total": 3,
+        "backends_left_out": 0,
+    }
     for name, value in expected.items():
         assert of(samples, f"meshlb_{name}") == value, name
     assert of(samples, "meshlb_source_connected", source="swarm") == 1
