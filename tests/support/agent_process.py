@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ports
 from waiting import eventually
 
 PAUSE = 0.01  # seconds between the new connections of a load
@@ -20,9 +21,7 @@ START = 30.0  # seconds for anything that needs the process to come up; a busy m
 
 
 def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::", 0))
-        return int(probe.getsockname()[1])
+    return ports.free()
 
 
 class Backend:

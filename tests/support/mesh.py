@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import ports
 from waiting import eventually
 
 from meshlb.model import BackendCounts, BackendState, Counters, Port, PortCounts, PortStatus
@@ -118,9 +119,7 @@ def reset(connection: socket.socket) -> None:
 
 
 def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::", 0))
-        return int(probe.getsockname()[1])
+    return ports.free()
 
 
 class Mesh:
