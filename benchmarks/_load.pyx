@@ -368,7 +368,7 @@ cdef class Load:
         cdef int64_t begun = now(), end
         with nogil:
             end = self.churning(connections, begun + <int64_t>(seconds * SECOND), total)
-        return self.report((end - begun) / SECOND)
+        return self.report((end - begun) / <double>SECOND)
 
     cdef int64_t churning(self, int connections, int64_t until, uint64_t total) noexcept nogil:
         cdef epoll_event events[EVENTS]
@@ -429,7 +429,7 @@ cdef class Load:
             begun = now()
             self.pacing(idle, opened, begun, SECOND / rate, <uint64_t>(rate * seconds))
         free(idle)
-        return self.report((now() - begun) / SECOND)
+        return self.report((now() - begun) / <double>SECOND)
 
     cdef int open_all(self, int connections, int *idle):
         """Connections, ready for requests; each of them is taken up within PATIENCE."""
@@ -530,7 +530,7 @@ def ping_datagrams(str host, int port, int size, int sockets, int window, double
     close(epoll)
     free(batch)
     free(heard)
-    return {"seconds": (now() - begun) / SECOND, "done": came, "silences": silences}
+    return {"seconds": (now() - begun) / <double>SECOND, "done": came, "silences": silences}
 
 
 cdef void pinging(int epoll, Batch *batch, int64_t *heard, int first, int last, int size, int window,

@@ -130,9 +130,11 @@ cdef int _wait(worker_t *w) noexcept nogil:
 
 cdef void _look_at_clock(worker_t *w) noexcept nogil:
     cdef sys.timespec now
+    cdef uint32_t nanoseconds  # 32-bit ARM divides these at once, and 64 bits by a function of hundreds of instructions
     sys.clock_gettime(sys.CLOCK_MONOTONIC, &now)
-    w.now_us = <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
-    w.now = w.now_us // 1000
+    nanoseconds = <uint32_t>now.tv_nsec
+    w.now_us = <uint64_t>now.tv_sec * 1000000 + nanoseconds // 1000
+    w.now = <uint64_t>now.tv_sec * 1000 + nanoseconds // 1000000
 
 
 cdef void _look_at_table(worker_t *w) noexcept nogil:

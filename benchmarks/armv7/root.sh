@@ -11,7 +11,8 @@ MIRROR=${MESHLB_MIRROR:-http://deb.debian.org/debian}
 WHEELS=(aiohttp click docker prometheus-client pytest pytest-benchmark pytest-timeout hypothesis Cython==3.3.1 setuptools)
 
 armv7_packages() {
-    command -v mmdebstrap >/dev/null || echo mmdebstrap arch-test
+    command -v mmdebstrap >/dev/null || echo mmdebstrap
+    command -v arch-test >/dev/null || echo arch-test
     command -v qemu-arm >/dev/null || echo qemu-user     # linked dynamically: only that one loads plugins
     command -v qemu-arm-static >/dev/null || echo qemu-user-static
     command -v gcc >/dev/null || echo gcc libc6-dev

@@ -1,0 +1,59 @@
+"""scripts/bench as its users run it, cut down to seconds: it measures, reports, compares, and cleans up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def load_generator() -> None:
+    """The benchmarks' own extension, which scripts/bench builds."""
+    command = [sys.executable, "benchmarks/setup.py", "--quiet", "build_ext", "--inplace"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=110)
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+def namespaces() -> set[str]:
+    found = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    return {line.split()[0] for line in found.stdout.splitlines() if line.startswith("meshlb-bench-")}
+
+
+def test_a_run_from_measuring_to_comparing(tmp_path: Path) -> None:
+    output, before = tmp_path / "results.json", namespaces()
+    options = ["--quick", "--rounds", "1", "--seconds", "0.3", "--anyway", "--output", str(output)]
+    done = bench("run", *options, "--peers", "meshlb,kernel-dnat", "--axes", "short", "--scalings", "")
+    assert done.returncode == 0, done.stderr
+    assert namespaces() <= before, "none is left behind"
+    samples = {
+        (row["axis"], row["measure"]): row["peers"] for row in json.loads(output.read_text())["samples"]
+    }
+    assert samples["short", "failed"] == {"direct": [0], "kernel-dnat": [0], "meshlb": [0]}
+    assert min(rate for rates in samples["short", "rate"].values() for rate in rates) > 0
+    assert "| short | rate, connections/s |" in bench("report", str(output)).stdout
+    assert bench("compare", str(output), str(output)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("run", "--axes", "shrt"), "shrt is not one of short, "),
+        (("run", "--peers", "envoy"), "envoy is not one of meshlb, "),
+        (("report", "/nowhere.json"), "/nowhere.json is not a benchmark's results"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1
