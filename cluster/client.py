@@ -13,8 +13,10 @@ import docker
 import docker.errors
 import requests
 from docker import APIClient
-from docker.context import ContextAPI
+from docker.utils import kwargs_from_env
 
+from meshlb.cluster import ssh
+from meshlb.cluster.context import endpoint
 from meshlb.cluster.faults import explain
 from meshlb.errors import EngineError
 
@@ -38,20 +40,26 @@ def connect(host: str = "", context: str = "", environment: Mapping[str, str] = 
     elif context:
         settings["DOCKER_CONTEXT"] = context
         settings.pop("DOCKER_HOST", None)
-    _check_context(settings)
+    ssh.install()
+    where = settings.get("DOCKER_HOST", "")
     try:
-        return docker.DockerClient.from_env(environment=settings, use_ssh_client=True).api
+        own = dict[str, Any](**kwargs_from_env(settings))
+        if not where:
+            found = endpoint(settings)
+            where = found.host
+            own = {"base_url": found.host or None, "tls": found.tls or own.get("tls")}
+        return Client(version="auto", use_ssh_client=True, **own)
     except (*TROUBLE, ValueError) as error:
-        raise EngineError(_unreachable(error, settings.get("DOCKER_HOST") or DEFAULT_HOST)) from error
+        raise EngineError(_unreachable(error, where or DEFAULT_HOST)) from error
 
 
-def _check_context(settings: Mapping[str, str]) -> None:
-    """The SDK takes the default for a context that is not there, and would talk to the wrong engine."""
-    name = settings.get("DOCKER_CONTEXT", "")
-    if settings.get("DOCKER_HOST") or name in ("", "default"):
-        return
-    if ContextAPI.get_context(name) is None:
-        raise EngineError(f'there is no docker context "{name}" (`docker context ls` lists them)')
+class Client(APIClient):
+    """The SDK's client, for which the authorities that it is told count more than the environment's."""
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """As requests has it, whose REQUESTS_CA_BUNDLE would replace DOCKER_CERT_PATH's ca.pem."""
+        merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        return merged if self.verify is True else {**merged, "verify": self.verify}
 
 
 @contextmanager
@@ -107,7 +115,7 @@ def address(api: APIClient) -> str:
     for adapter in api.adapters.values():
         path = getattr(adapter, "socket_path", "")
         if path:
-            return f"unix://{path}"
+            return str(path) if "://" in path else f"unix://{path}"
     return str(api.base_url)
 
 
@@ -122,6 +130,9 @@ def _managers(api: APIClient) -> tuple[str, ...]:
 
 def _unreachable(error: BaseException, host: str) -> str:
     causes = tuple(_causes(error))
+    told = next((cause for cause in causes if isinstance(cause, EngineError)), None)
+    if told:
+        return str(told)
     if any(isinstance(cause, PermissionError) for cause in causes):
         return (
             f"permission denied on the Docker daemon's socket {host}: run this as root, or add yourself "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -52,9 +53,18 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     table: Daemon
 
 
+class _TLSServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    daemon_threads = True
+    block_on_close = False
+    table: Daemon
+
+    def handle_error(self, *_: Any) -> None:
+        """Whoever is not let in is no news."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: _Server | _TLSServer
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -93,12 +103,23 @@ class _Handler(BaseHTTPRequestHandler):
         return "client"
 
 
-@contextmanager
-def running(folder: Path) -> Iterator[Daemon]:
+def running(folder: Path) -> AbstractContextManager[Daemon]:
     """A daemon on a socket in `folder`, gone at the end."""
     path = folder / "docker.sock"
-    table = Daemon(f"unix://{path}", {"GET /version": {"ApiVersion": "1.41", "Version": "20.10.24"}})
-    with _Server(str(path), _Handler) as server:
+    return _serving(_Server(str(path), _Handler), f"unix://{path}")
+
+
+def running_tls(context: ssl.SSLContext) -> AbstractContextManager[Daemon]:
+    """One on a port of TCP, for who speaks TLS."""
+    server = _TLSServer(("127.0.0.1", 0), _Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return _serving(server, f"tcp://localhost:{server.server_address[1]}")
+
+
+@contextmanager
+def _serving(server: _Server | _TLSServer, address: str) -> Iterator[Daemon]:
+    table = Daemon(address, {"GET /version": {"ApiVersion": "1.41", "Version": "20.10.24"}})
+    with server:
         server.table = table
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
