@@ -77,6 +77,7 @@ class Reception:
     async def _greet(self, sock: socket.socket) -> None:
         """Errors are the client's; whoever only knocks is not worth a word."""
         loop = asyncio.get_running_loop()
+        self._access.look()  # before its certificate is shown
         try:
             async with asyncio.timeout(GREETING):
                 first = await _first_byte(sock)
