@@ -20,7 +20,8 @@ cdef extern from *:
 
 cdef enum:
     LINE = 64  # bytes of a cache line; what two threads write must not share one
-    BUCKETS = 24  # of a histogram: bucket i counts what took less than 2 ** (6 + i) microseconds, the last all others
+    BUCKETS = 24  # of a histogram: bucket i counts what took up to 2 ** (i - 14) seconds, the last all others
+    PER_MICROSECOND = 17179  # times 2 ** 20: so many 2 ** -14 seconds, rounded down by 1 in 20,000
     TIERS = 2  # groups of a route's backends; the second is for when the first has none that is usable
 
 cdef enum:  # what an epoll event or a timer points to: the low bits of event data, timer_t.kind
@@ -231,7 +232,7 @@ cdef inline uint64_t event_data(uint32_t generation, uint32_t index, uint32_t ki
 
 cdef inline void histogram_add(histogram_t *of, uint64_t microseconds) noexcept nogil:
     cdef uint32_t bucket = 0
-    cdef uint64_t rest = microseconds >> 6
+    cdef uint64_t rest = (microseconds * PER_MICROSECOND) >> 20
     if rest:
         bucket = 64 - sys.leading_zeros(rest)
         bucket = bucket if bucket < BUCKETS else BUCKETS - 1

@@ -242,7 +242,7 @@ class PortStatus:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How long things took. Bucket i counts those below 2**(6 + i) microseconds, the last one all others."""
+    """How long things took. Bucket i counts those up to 2**(i - 14) seconds, the last one all others."""
 
     total: int  # microseconds
     buckets: tuple[int, ...]

@@ -55,8 +55,8 @@ def quantile(buckets: Buckets, share: float) -> float:
     """In seconds, evenly spread within the bucket; of the last one, which has no end, its beginning."""
     wanted, below = share * sum(buckets[1::2]), 0
     for index, count in zip(buckets[::2], buckets[1::2], strict=True):
-        low, high = (2 ** (5 + index) if index else 0), 2 ** (6 + index)
+        low, high = (2.0 ** (index - 15) if index else 0.0), 2.0 ** (index - 14)
         if below + count >= wanted:
-            return (low if index == BUCKETS - 1 else low + (high - low) * (wanted - below) / count) / 1e6
+            return low if index == BUCKETS - 1 else low + (high - low) * (wanted - below) / count
         below += count
     return 0.0

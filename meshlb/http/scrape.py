@@ -26,15 +26,15 @@ def routes(status: AskStatus, statistics: AskStatistics | None) -> list[web.Rout
 
     async def metrics(request: web.Request) -> web.Response:
         # prometheus-client is loaded by the first scrape: many agents are never asked.
-        from meshlb.metrics.exposition import CLASSIC, OPENMETRICS, wants_openmetrics  # noqa: PLC0415
+        from meshlb.metrics.exposition import wanted  # noqa: PLC0415
 
-        openmetrics = wants_openmetrics(request.headers.get("Accept", ""))
+        kind = wanted(request.headers.get("Accept", ""))
         packed = "gzip" in request.headers.get("Accept-Encoding", "")
         try:
-            body = await scrape.body(openmetrics, packed)
+            body = await scrape.body(kind, packed)
         except TimeoutError:
             raise web.HTTPServiceUnavailable(text="the plane is busy; ask again\n") from None
-        headers = {"Content-Type": OPENMETRICS if openmetrics else CLASSIC, "Vary": "Accept, Accept-Encoding"}
+        headers = {"Content-Type": kind, "Vary": "Accept, Accept-Encoding"}
         if body.startswith(b"\x1f\x8b"):
             headers["Content-Encoding"] = "gzip"
         return web.Response(body=body, headers=headers)
@@ -58,34 +58,36 @@ class Scrape:
 
     def __init__(self, status: AskStatus, statistics: AskStatistics | None) -> None:
         self._status, self._statistics = status, statistics
-        self._running: dict[tuple[bool, bool], asyncio.Task[bytes]] = {}
+        self._running: dict[tuple[str, bool], asyncio.Task[bytes]] = {}
 
-    async def body(self, openmetrics: bool, packed: bool) -> bytes:
-        """The text, with gzip where that is wanted and worth it. TimeoutError when the plane is busy."""
-        key = openmetrics, packed
+    async def body(self, kind: str, packed: bool) -> bytes:
+        """What has this content type, packed where that is worth it. TimeoutError when the plane is busy."""
+        key = kind, packed
         task = self._running.get(key)
         if task is None:
             task = self._running[key] = asyncio.create_task(self._write(*key))
             task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)
 
-    def _forget(self, key: tuple[bool, bool], done: asyncio.Task[bytes]) -> None:
+    def _forget(self, key: tuple[str, bool], done: asyncio.Task[bytes]) -> None:
         del self._running[key]
         if not done.cancelled():
             done.exception()  # those who asked have been told, if they are still there
 
-    async def _write(self, openmetrics: bool, packed: bool) -> bytes:
+    async def _write(self, kind: str, packed: bool) -> bytes:
         status = await self._status()
         statistics = await self._statistics() if self._statistics else None
-        return await asyncio.to_thread(_body, status, statistics, openmetrics, packed)
+        return await asyncio.to_thread(_body, status, statistics, kind, packed)
 
 
-def _body(status: Status, statistics: Statistics | None, openmetrics: bool, packed: bool) -> bytes:
-    from meshlb.metrics.exposition import text  # noqa: PLC0415
+def _body(status: Status, statistics: Statistics | None, kind: str, packed: bool) -> bytes:
+    from meshlb.metrics.exposition import OPENMETRICS, PROTOBUF, text  # noqa: PLC0415
     from meshlb.metrics.families import families  # noqa: PLC0415
+    from meshlb.metrics.protobuf import protobuf  # noqa: PLC0415
     from meshlb.metrics.usage import usage  # noqa: PLC0415
 
-    body = text(families(status, statistics, usage()), openmetrics).encode()
+    found = families(status, statistics, usage())
+    body = protobuf(found) if kind == PROTOBUF else text(found, kind == OPENMETRICS).encode()
     return gzip.compress(body, 1) if packed and len(body) > SMALL else body
 
 

@@ -16,10 +16,18 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 from prometheus_client.registry import Collector
 
+from meshlb.metrics.histogram import samples
+from meshlb.model import Histogram
 from meshlb.text import printable
 
 CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+_TYPES = {  # of two that are liked as much the first
+    "application/vnd.google.protobuf": PROTOBUF,
+    "application/openmetrics-text": OPENMETRICS,
+    "text/plain": CLASSIC,
+}
 LONGEST = 128  # characters of a label's value: names are anybody's
 
 
@@ -27,7 +35,7 @@ LONGEST = 128  # characters of a label's value: names are anybody's
 class Family:
     """Samples of one name, each as what follows that: `{port="80"} 5`. `labels` are for the reader.
 
-    A counter's name has no `_total`: that is written.
+    A counter's name has no `_total`: that is written. Histograms come with their labels, `{port="80"}`.
     """
 
     name: str
@@ -35,6 +43,7 @@ class Family:
     help: str
     labels: tuple[str, ...] = ()
     samples: Sequence[str] = ()
+    histograms: Sequence[tuple[str, Histogram]] = ()
 
     @property
     def sample_name(self) -> str:
@@ -75,11 +84,11 @@ def text(families: Iterable[Family | Metric], openmetrics: bool = False) -> str:
     return "".join(parts) + ("# EOF\n" if openmetrics else "")
 
 
-def wants_openmetrics(accept: str) -> bool:
-    """Whether an Accept header prefers it: what is named without `q` or with a higher one."""
-    offers = dict(map(_offer, accept.lower().split(",")))
-    openmetrics = offers.get("application/openmetrics-text", 0.0)
-    return openmetrics > 0 and openmetrics >= offers.get("text/plain", 0.0)
+def wanted(accept: str) -> str:
+    """Which of the three formats an Accept header prefers: what is named without `q`, or with the highest."""
+    offers = dict(map(_offer, reversed(accept.lower().split(","))))
+    best = max(_TYPES, key=lambda kind: offers.get(kind, 0.0))
+    return _TYPES[best] if offers.get(best, 0.0) > 0 else CLASSIC
 
 
 def _offer(part: str) -> tuple[str, float]:
@@ -96,9 +105,10 @@ def _offer(part: str) -> tuple[str, float]:
 def _family(family: Family, openmetrics: bool) -> Iterator[str]:
     name = family.name if openmetrics else family.sample_name
     yield f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n"
-    if family.samples:
+    written = [sample for tail, of in family.histograms for sample in samples(tail, of)] or family.samples
+    if written:
         yield family.sample_name
-        yield f"\n{family.sample_name}".join(family.samples)
+        yield f"\n{family.sample_name}".join(written)
         yield "\n"
 
 

@@ -6,12 +6,13 @@ from itertools import accumulate
 
 from meshlb.model import Histogram
 
-_BOUNDS = tuple(repr(2 ** (6 + i) / 1e6) for i in range(23))  # seconds, of `meshlb.model.Histogram`
+BOUNDS = tuple(2.0 ** (i - 14) for i in range(23))  # seconds, of `meshlb.model.Histogram`
+_TEXTS = tuple(map(repr, BOUNDS))
 
 
-def histogram(tail: str, of: Histogram) -> list[str]:
-    """Samples with these labels."""
+def samples(tail: str, of: Histogram) -> list[str]:
+    """What follows a histogram's name, with these labels."""
     *sums, count = accumulate(of.buckets)
     head = f"_bucket{tail[:-1]}"
-    found = [f'{head},le="{bound}"}} {value}' for bound, value in zip(_BOUNDS, sums, strict=True)]
+    found = [f'{head},le="{bound}"}} {value}' for bound, value in zip(_TEXTS, sums, strict=True)]
     return [*found, f'{head},le="+Inf"}} {count}', f"_count{tail} {count}", f"_sum{tail} {of.total / 1e6}"]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 from meshlb.counts import Statistics
 from meshlb.metrics.exposition import Family, inserted
-from meshlb.metrics.histogram import histogram
 from meshlb.model import Histogram, Port, PortCounts, PortState, Refused, Status
 
 PORT = ("service", "port", "protocol")
@@ -68,5 +67,5 @@ def _refused(rows: Rows) -> Family:
 
 
 def _histogram(rows: Rows, name: str, text: str, of: Callable[[PortCounts], Histogram]) -> Family:
-    samples = [sample for tail, counts in rows for sample in histogram(tail, of(counts))]
-    return Family(f"meshlb_{name}_seconds", "histogram", text, PORT, samples)
+    found = [(tail, of(counts)) for tail, counts in rows]
+    return Family(f"meshlb_{name}_seconds", "histogram", text, PORT, histograms=found)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from meshlb.counts import Statistics
 from meshlb.metrics.exposition import Family, labels
-from meshlb.metrics.histogram import histogram
 
 WORKER = ("worker",)
 
@@ -17,6 +16,6 @@ def of_workers(statistics: Statistics | None) -> Iterator[Family]:
     tails = [labels(worker=str(number)) for number in range(len(rows))]
     turns = [f"{tail} {count}" for tail, (count, _) in zip(tails, rows, strict=True)]
     yield Family("meshlb_worker_turns", "counter", "Turns of a worker's loop.", WORKER, turns)
-    samples = [sample for tail, (_, of) in zip(tails, rows, strict=True) for sample in histogram(tail, of)]
+    found = [(tail, of) for tail, (_, of) in zip(tails, rows, strict=True)]
     text = "How long a turn took, without the waiting; one of 64 is timed."
-    yield Family("meshlb_worker_turn_seconds", "histogram", text, WORKER, samples)
+    yield Family("meshlb_worker_turn_seconds", "histogram", text, WORKER, histograms=found)

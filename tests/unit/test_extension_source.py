@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from meshlb.metrics.histogram import BOUNDS
+
 PACKAGE = Path(__file__).parents[2] / "meshlb"
 SOURCES = sorted(PACKAGE.glob("_*.pyx"))
 HIDDEN = "__Pyx_ErrOccurredWithGIL()"
@@ -60,3 +62,12 @@ def test_only_the_plane_knows_the_extension() -> None:
     """import-linter sees no compiled modules, so this rule is kept here."""
     knowing = {path.name for path in PACKAGE.glob("**/*.py") if "_fastpath" in path.read_text()}
     assert knowing == {"plane.py"}
+
+
+def test_buckets_end_at_powers_of_two_of_seconds() -> None:
+    """As `meshlb.metrics.histogram` tells Prometheus; a bound itself is in the bucket that it ends."""
+    found = re.search(r"PER_MICROSECOND = (\d+)", (PACKAGE / "_types.pxd").read_text())
+    assert found
+    for index, bound in enumerate(BOUNDS):
+        for microseconds, bucket in ((bound * 1e6, index), (bound * 1.0001e6 + 1, index + 1)):
+            assert (int(microseconds) * int(found[1]) >> 20).bit_length() == bucket, bound

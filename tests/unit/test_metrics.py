@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from mesh import Mesh, backend
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 from promtool import promtool
@@ -25,9 +26,10 @@ from meshlb.counts import Statistics
 from meshlb.http import scrape
 from meshlb.http import server as http
 from meshlb.metrics import backend as metrics_backend
-from meshlb.metrics.exposition import CLASSIC, OPENMETRICS, Family, text, wants_openmetrics
+from meshlb.metrics.exposition import CLASSIC, OPENMETRICS, PROTOBUF, Family, text, wanted
 from meshlb.metrics.families import families
 from meshlb.metrics.manual import manual
+from meshlb.metrics.protobuf import protobuf
 from meshlb.metrics.usage import Usage, usage
 from meshlb.model import (
     BackendState,
@@ -105,6 +107,10 @@ COUNTED = statistics(
 )
 
 
+def series(family: Family | Metric) -> int:
+    return len(family.samples) + (26 * len(family.histograms) if isinstance(family, Family) else 0)
+
+
 def found(status: Status = STATUS, counted: Statistics | None = COUNTED) -> Found:
     """Samples by name and labels, the same in both formats."""
     told = families(status, counted, USAGE)
@@ -117,7 +123,7 @@ def found(status: Status = STATUS, counted: Statistics | None = COUNTED) -> Foun
         for parse, of in ((parse_classic, False), (parse_openmetrics, True))
     )
     assert classic == openmetrics
-    assert len(classic) == sum(len(family.samples) for family in told), "a series is there twice"
+    assert len(classic) == sum(map(series, told)), "a series is there twice"
     return classic
 
 
@@ -148,7 +154,13 @@ def test_what_was_counted_of_a_port() -> None:
 
 def test_buckets_are_sums_in_seconds() -> None:
     samples = found()
-    bounds = [("6.4e-05", 2), ("0.000128", 2), ("0.000256", 3), ("268.435456", 3), ("+Inf", 3)]
+    bounds = [
+        ("6.103515625e-05", 2),
+        ("0.0001220703125", 2),
+        ("0.000244140625", 3),
+        ("256.0", 3),
+        ("+Inf", 3),
+    ]
     for bound, count in bounds:
         assert of(samples, "meshlb_connect_seconds_bucket", **WEB, le=bound) == count
 
@@ -207,7 +219,7 @@ def test_how_long_turns_of_a_worker_take() -> None:
     assert [of(samples, "meshlb_worker_turns_total", worker=number) for number in "01"] == [40, 0]
     assert of(samples, "meshlb_worker_turn_seconds_count", worker="0") == 2
     assert of(samples, "meshlb_worker_turn_seconds_sum", worker="0") == 0.001
-    assert of(samples, "meshlb_worker_turn_seconds_bucket", worker="0", le="6.4e-05") == 2
+    assert of(samples, "meshlb_worker_turn_seconds_bucket", worker="0", le="6.103515625e-05") == 2
 
 
 def test_an_agent_that_knows_nothing_yet_tells_so() -> None:
@@ -266,6 +278,7 @@ def test_a_hostile_name_is_one_value(name: str) -> None:
     assert max(len(value) for _, labels in samples for _, value in labels) <= 129
     assert len([each for each, _ in samples if each == "meshlb_backend_up"]) == 2
     promtool("check", "metrics", text=text(families(status, counted, USAGE)))
+    assert protobuf(families(status, counted, USAGE))
 
 
 def test_twins_are_one_series() -> None:
@@ -285,31 +298,41 @@ def test_the_manual_is_what_the_agent_tells() -> None:
     assert path.read_text() == manual(), "run scripts/reference"
     own = [each for each in families(STATUS, COUNTED, USAGE) if isinstance(each, Family)]
     for family in own:
-        for sample in family.samples[:1]:
-            tail = sample.rpartition(" ")[0]
+        for tail in [sample.rpartition(" ")[0] for sample in family.samples] + [
+            of for of, _ in family.histograms
+        ]:
             inside = tail[tail.find("{") + 1 : -1] if "{" in tail else ""
             names = [pair.partition("=")[0] for pair in inside.split(",") if pair]
             assert [name for name in names if name != "le"] == list(family.labels), family.name
 
 
+PROMETHEUS = (  # what version 2.42 asks for when it takes native histograms
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+    "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+
+
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "kind"),
     [
-        ("", False),
-        ("*/*", False),
+        ("", CLASSIC),
+        ("*/*", CLASSIC),
         (
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;q=0.5",
-            True,
+            OPENMETRICS,
         ),
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", True),
-        ("text/plain,application/openmetrics-text;q=0.2", False),
-        ("application/openmetrics-text;q=0", False),
-        ("application/openmetrics-text;q=x", False),
-        (";;;,,,=", False),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", OPENMETRICS),
+        ("text/plain,application/openmetrics-text;q=0.2", CLASSIC),
+        ("application/openmetrics-text;q=0", CLASSIC),
+        ("application/openmetrics-text;q=x", CLASSIC),
+        (";;;,,,=", CLASSIC),
+        (PROMETHEUS, PROTOBUF),
+        ("application/vnd.google.protobuf;q=0.1,text/plain", CLASSIC),
     ],
 )
-def test_the_format_is_the_one_that_is_asked_for(accept: str, wanted: bool) -> None:
-    assert wants_openmetrics(accept) is wanted
+def test_the_format_is_the_one_that_is_asked_for(accept: str, kind: str) -> None:
+    assert wanted(accept) == kind
 
 
 def serving(
@@ -346,6 +369,18 @@ def test_both_formats_are_served() -> None:
         code, body, headers = await get(f"{url}/metrics", Accept="application/openmetrics-text")
         assert (code, headers["Content-Type"], headers["Content-Encoding"]) == (200, OPENMETRICS, "gzip")
         assert body.endswith("\n# EOF\n")
+
+    serving(scenario)
+
+
+def test_protobuf_is_served_to_who_takes_it() -> None:
+    async def scenario(url: str) -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/metrics", headers={"Accept": PROMETHEUS}) as response,
+        ):
+            assert response.headers["Content-Type"] == PROTOBUF
+            assert b"meshlb_connections_total" in await response.read()
 
     serving(scenario)
 
@@ -436,14 +471,14 @@ def test_a_crowd_costs_no_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None
 
     async def run() -> None:
         of = scrape.Scrape(ask, None)
-        crowd = [asyncio.create_task(of.body(False, False)) for _ in range(20)]
+        crowd = [asyncio.create_task(of.body(CLASSIC, False)) for _ in range(20)]
         async with asyncio.timeout(20):
             while not threads:  # noqa: ASYNC110  # the loop runs while the text is written: that is the point
                 await asyncio.sleep(0.001)
         crowd.pop().cancel()
         go_on.set()
         assert set(await asyncio.gather(*crowd)) == {b"x"}
-        assert await of.body(False, False) == b"x"
+        assert await of.body(CLASSIC, False) == b"x"
 
     asyncio.run(run())
     assert len(threads) == 2

@@ -32,10 +32,10 @@ def counted(connect: dict[int, int], first_byte: dict[int, int] | None = None) -
 @pytest.mark.parametrize(
     ("buckets", "share", "seconds"),
     [
-        ((0, 4), 0.5, 32e-6),
-        ((1, 100), 0.5, 96e-6),
-        ((1, 100, 2, 100), 0.99, 253.44e-6),
-        ((23, 5), 0.5, 2**28 / 1e6),  # the last has no end
+        ((0, 4), 0.5, 2**-15),
+        ((1, 100), 0.5, 1.5 * 2**-14),
+        ((1, 100, 2, 100), 0.99, 1.98 * 2**-13),
+        ((23, 5), 0.5, 256.0),  # the last has no end
         ((), 0.5, 0.0),
     ],
 )
@@ -51,7 +51,7 @@ def test_only_the_last_minute_counts() -> None:
     window.look(1.0, counted({20: 1000, 1: 10}, {20: 1000, 3: 7}))
     for key in (PORT, KEY):
         assert window.buckets(key) == ((1, 10), (3, 7))
-    assert quantiles(window.buckets(PORT)[0]) == pytest.approx([96e-6, 127e-6], abs=1e-6)
+    assert quantiles(window.buckets(PORT)[0]) == pytest.approx([1.5 * 2**-14, 1.98 * 2**-14], abs=1e-6)
     for now in (STEP, STEP * 1.5, STEP * 2 - 1):
         window.look(now, counted({20: 1000, 1: 10}))
         assert window.buckets(KEY) == ((1, 10), (1, 10))

@@ -1,5 +1,5 @@
 // How long things take, from histograms that are added: [index of a bucket, what is in it, the next index, …].
-// Bucket i is of what took less than 2 ** (6 + i) microseconds; the last one has no end.
+// Bucket i is of what took up to 2 ** (i - 14) seconds; the last one has no end.
 
 const LAST = 23;
 const SHARES = [0.5, 0.99];
@@ -17,10 +17,10 @@ export function quantiles(histograms) {
 function quantile(sums, wanted) {
   let below = 0;
   for (const [index, count] of sums.entries()) {
-    const low = index ? 2 ** (5 + index) : 0;
-    const high = 2 ** (6 + index);
+    const low = index ? 2 ** (index - 15) : 0;
+    const high = 2 ** (index - 14);
     if (count && below + count >= wanted) {
-      return (index === LAST ? low : low + ((high - low) * (wanted - below)) / count) / 1e6;
+      return index === LAST ? low : low + ((high - low) * (wanted - below)) / count;
     }
     below += count;
   }
