@@ -123,8 +123,8 @@ def _load(engine: Engine, tar: bytes) -> None:
     load(engine, REPOSITORY, tar, changes)
 
 
-def load(engine: Engine, repository: str, tar: bytes, changes: Sequence[str]) -> None:
+def load(engine: Engine, repository: str, tar: bytes, changes: Sequence[str], tag: str = TAG) -> None:
     """Make an image of a root file system, with lines of a Dockerfile. LabError where the engine refuses."""
-    answer = engine.post("/images/create", tar, fromSrc="-", repo=repository, tag=TAG, changes=list(changes))
+    answer = engine.post("/images/create", tar, fromSrc="-", repo=repository, tag=tag, changes=list(changes))
     if "errorDetail" in str(answer):
-        raise LabError(f"the image {repository}:{TAG} could not be imported: {answer}")
+        raise LabError(f"the image {repository}:{tag} could not be imported: {answer}")

@@ -306,8 +306,25 @@ def test_colours_are_for_those_who_want_them(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_unit_starts_the_agent_that_is_installed() -> None:
-    text = unit(Path("/srv/meshlb/bin/meshlb-agent"))
+    text = unit(Path("/srv/meshlb/bin/meshlb-agent"), Path("/usr"))
     assert "\nExecStart=/srv/meshlb/bin/meshlb-agent --replace\n" in text
     assert "/opt/meshlb" not in text
-    with pytest.raises(ConfigError, match="home directories"):
-        unit(Path("/home/me/venv/bin/meshlb-agent"))
+    with pytest.raises(
+        ConfigError, match="/home/me/venv/bin/meshlb-agent is in one: install meshlb elsewhere"
+    ):
+        unit(Path("/home/me/venv/bin/meshlb-agent"), Path("/usr"))
+    with pytest.raises(
+        ConfigError, match=r"/root/.pyenv/3 is in one: make meshlb's environment with a Python"
+    ):
+        unit(Path("/srv/meshlb/bin/meshlb-agent"), Path("/root/.pyenv/3"))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_unit_names_no_group_that_is_not_there(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    def ask(name: str) -> None:
+        assert name == "docker"
+        if not there:
+            raise KeyError(name)
+
+    monkeypatch.setattr("meshlb.cli.unit.grp.getgrnam", ask)
+    assert ("\nGroup=docker\n" in unit(Path("/srv/a"), Path("/usr"))) == there
