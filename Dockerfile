@@ -9,4 +9,6 @@ RUN /source/scripts/image --root /image
 FROM scratch
 COPY --from=build /image /
 ENV PATH=/opt/meshlb/bin:/usr/bin:/usr/sbin
+# Whether this container's agent is the node's: a Swarm service's new task is, before the one before it is let go of.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s CMD ["python3", "-I", "-S", "/opt/meshlb/probe.py"]
 ENTRYPOINT ["/opt/meshlb/bin/meshlb-agent", "--keeper", "--replace"]

@@ -16,6 +16,7 @@ import click
 
 from meshlb.cli import agent_view
 from meshlb.cli.agent_view import AgentView
+from meshlb.cli.deploy import deploy, undeploy
 from meshlb.cli.program import Verbs
 from meshlb.cli.template import Template
 from meshlb.cli.unit import unit
@@ -41,7 +42,11 @@ socket_option = click.option(
 
 @click.group(cls=Verbs)
 def agent() -> None:
-    """The agent of this node: how it is, and to reload, upgrade, install and uninstall it."""
+    """The agent of this node: status, reload, upgrade, install and uninstall; or of all nodes: deploy."""
+
+
+for command in (deploy, undeploy):
+    agent.add_command(command)
 
 
 @agent.command("status", options_metavar="[OPTIONS]")

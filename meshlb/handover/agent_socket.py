@@ -15,6 +15,7 @@ from pathlib import Path
 
 from meshlb.errors import ConfigError, MeshError
 
+OWN = Path("/run/meshlb")  # where the socket is, unless another path is wanted: nobody else has things there
 CONNECT = 5.0  # seconds until a running agent has accepted
 _LOCK = 5.0  # seconds that others may need to do the same at this moment
 
@@ -36,6 +37,8 @@ class AgentSocket:
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
+                if self._path.parent == OWN:
+                    OWN.rmdir()
 
 
 def connect(path: Path) -> socket.socket | None:
