@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -57,6 +58,7 @@ class Preparing:
         self._changed = asyncio.Event()
         self._last: tuple[Prepared, Face] | None = None
         self._problems: set[str] = set()
+        self._working = threading.Lock()
         self._unused = 0.0  # since when no port is to show clients' own addresses
 
     def want(self, wanted: Wanted) -> None:
@@ -73,7 +75,7 @@ class Preparing:
             wanted = self._wanted or Wanted()
             self._untell(wanted)
             try:
-                face, pause = await asyncio.to_thread(self._work, wanted)
+                face, pause = await asyncio.to_thread(self._locked_work, wanted)
                 self._tell((self._prepared(), face))
             except Exception:
                 log.exception("clients' own addresses are not shown because of a bug in meshlb")
@@ -82,8 +84,9 @@ class Preparing:
             await self._rest(wanted, pause)
 
     def close(self) -> None:
-        """Take this node's own way back; its sockets have gone."""
-        self._answers.close()
+        """Take this node's own way back; its sockets have gone. Blocks."""
+        with self._working:  # what was begun before `run` was cancelled
+            self._answers.close()
 
     async def _rest(self, wanted: Wanted, pause: float) -> None:
         """Until something has changed; at most so many seconds where there is anything to look after."""
@@ -124,6 +127,10 @@ class Preparing:
             frozenset.union(*(task.networks for task in ready.values())),
             problem,
         )
+
+    def _locked_work(self, wanted: Wanted) -> tuple[Face, float]:
+        with self._working:
+            return self._work(wanted)
 
     def _work(self, wanted: Wanted) -> tuple[Face, float]:
         """This node's address in the ingress network, and seconds until the next look."""

@@ -305,7 +305,10 @@ def test_tasks_of_several_networks_and_neighbours(
 
 
 def inside(node: Node, container: str, *words: str) -> str:
-    return node.run(["docker", "exec", container, *words], check=False, timeout=20).stdout
+    """What a command in a container says; AssertionError when it fails."""
+    done = node.run(["docker", "exec", container, *words], check=False, timeout=20)
+    assert done.returncode == 0, (node, words, done.stderr)
+    return done.stdout
 
 
 def from_containers(lab: Lab, node: Node) -> None:

@@ -114,7 +114,9 @@ class Overlay:
 
     def left(self, address: str) -> str:
         """What is there of rules."""
-        words = ("nft list ruleset; ip rule; ip route show table all; sysctl net.ipv4.tcp_fwmark_accept",)
+        words = (
+            "nft list ruleset; ip -4 rule; ip -4 route show table all; sysctl net.ipv4.tcp_fwmark_accept",
+        )
         command = ["nsenter", f"--net={self.path(address)}", "sh", "-c", *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
