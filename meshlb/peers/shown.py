@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from meshlb.peers.message import MessageError
@@ -91,7 +90,7 @@ def asked(text: str) -> float:
         seconds = json.loads(text)["look"]
     except (ValueError, RecursionError, TypeError, KeyError):
         raise MessageError("it does not ask to look") from None
-    if type(seconds) not in (int, float) or not isfinite(seconds) or seconds < 0:
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:  # NaN is not, either
         raise MessageError("it asks to look that often in vain")
     return min(max(float(seconds), SOONEST), LATEST) if seconds else 0.0
 
@@ -127,7 +126,7 @@ def _event(row: Any) -> dict[str, Any]:
 
 
 def _time(found: Any) -> float:
-    if type(found) not in (int, float) or not 0 <= found < 1e11:  # NaN is not, either
+    if type(found) not in (int, float) or not 0 <= found < 1e11:
         raise MessageError("it has a time that is none")
     return float(found)
 

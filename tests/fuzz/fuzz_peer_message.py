@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import properties
 
 from meshlb.model import BackendState, Desired, Port, Remote, Service, Snapshot, Task
+from meshlb.peers import shown
 from meshlb.peers.beliefs import Beliefs
 from meshlb.peers.identity import WORKER, Peer
 from meshlb.peers.message import (
@@ -32,6 +34,10 @@ WORDS = (
         '"services":[',
         '"nodes":[',
         '"stopping":[',
+        '{"shown":"counts","at":',
+        '{"shown":"events","at":',
+        '"connect_buckets":[',
+        '"look":',
         '"problems":[',
         '"tasks":{',
         '"draining"',
@@ -55,6 +61,10 @@ WORDS = (
 def check(data: bytes) -> None:
     """As the WebSocket does it: text that is UTF-8; a lone surrogate comes as an escape."""
     text = data.decode(errors="replace")
+    if shown.is_shown(text):
+        _check_shown(text)
+        return
+    _check_asking(text)
     try:
         message = decode(text)
     except MessageError as error:
@@ -68,6 +78,29 @@ def check(data: bytes) -> None:
         _check_desired(message.version, message.desired)
     else:
         _check_tasks(message)
+
+
+def _check_shown(text: str) -> None:
+    """What is for people's eyes can be told on, as one line that every JSON parser takes."""
+    try:
+        told = shown.decode(text)
+    except MessageError as error:
+        properties.sentence(str(error), 500)
+        return
+    again = shown.encode(told.kind, told.at, told.document)
+    assert again.isascii()
+    assert "\n" not in again
+    assert not {"NaN", "Infinity"} & set(re.findall(r"(?<=[:,\[])\w+", again))
+    assert shown.decode(again).document == told.document
+
+
+def _check_asking(text: str) -> None:
+    try:
+        every = shown.asked(text)
+    except MessageError as error:
+        properties.sentence(str(error), 500)
+        return
+    assert every == 0 or shown.SOONEST <= every <= shown.LATEST
 
 
 def _check_desired(version: Version, desired: Desired) -> None:

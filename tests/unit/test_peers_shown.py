@@ -99,7 +99,16 @@ def test_nor_what_is_no_such_message(text: str) -> None:
 
 def test_how_often_is_bounded() -> None:
     assert [asked(asks(every)) for every in (0.0, 0.1, 5.0, 1e9)] == [0.0, 1.0, 5.0, 60.0]
-    for text in ("", "[]", "{}", '{"look":"1"}', '{"look":-1}', '{"look":Infinity}', '{"look":true}'):
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"look":"1"}',
+        '{"look":-1}',
+        '{"look":Infinity}',
+        '{"look":true}',
+        '{"look":1' + "0" * 400 + "}",
+    ):
         with pytest.raises(MessageError):
             asked(text)
 
