@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from agents import Agent, Agents
-from docker_cli import Serve, docker
+from docker_cli import Serve, await_running, docker
 
 from meshlb.lab import Lab, down, names, why_not
 from meshlb.lab.image import IMAGE
@@ -63,12 +63,13 @@ def running_agents(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def serve(lab: Lab) -> Iterator[Serve]:
-    """Creates services with plain docker; they are gone again after the test."""
+    """Creates services with plain docker, whose tasks tests wait for; they are gone again after the test."""
     names: list[str] = []
 
     def create(name: str, *options: str, image: str = IMAGE, command: Sequence[str] = ()) -> None:
+        await_running(lab, name, 0)  # the test before may have had one of this name
         names.append(name)
-        docker(lab, "service", "create", "--quiet", "--name", name, *options, image, *command)
+        docker(lab, "service", "create", "--quiet", "--detach", "--name", name, *options, image, *command)
 
     yield create
     for name in names:

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from docker_cli import Serve, docker
+from docker_cli import Serve, docker, scale
 from load import EchoHold, Load
 from waiting import eventually
 
@@ -80,9 +80,9 @@ def test_a_node_answers_to_itself(lab: Lab, serve: Serve) -> None:
 def test_ports_are_added_and_removed(lab: Lab, serve: Serve) -> None:
     serve("whoami", "--publish", "80:8000")
     await_containers(lab, 1)
-    docker(lab, "service", "update", "--quiet", "--publish-add", "8090:9000", "whoami")
+    docker(lab, "service", "update", "--quiet", "--detach", "--publish-add", "8090:9000", "whoami")
     eventually(lambda: _codes(lab, 8090) == {0}, timeout=30, what="port 8090 to be open on every node")
-    docker(lab, "service", "update", "--quiet", "--publish-rm", "9000", "whoami")
+    docker(lab, "service", "update", "--quiet", "--detach", "--publish-rm", "9000", "whoami")
     eventually(lambda: _codes(lab, 8090) == {errno.ECONNREFUSED}, timeout=40, what="port 8090 to be closed")
     await_containers(lab, 1)
 
@@ -154,7 +154,7 @@ def test_a_port_may_be_for_some_addresses_of_each_node(lab: Lab, serve: Serve) -
         assert status(node)["problems"] == []
         refused = node.run(["curl", "-s", "http://127.0.0.1/"], check=False).returncode
         assert refused == 7, "curl could connect to an address that the port is not for"
-    docker(lab, "service", "update", "--quiet", "--label-rm", "meshlb.listen", "whoami")
+    docker(lab, "service", "update", "--quiet", "--detach", "--label-rm", "meshlb.listen", "whoami")
     for node in lab.nodes:
         command = ["curl", "-s", "http://127.0.0.1/"]
         eventually(
@@ -169,7 +169,7 @@ def test_scaling_under_load_loses_nothing(lab: Lab, serve: Serve) -> None:
     await_containers(lab, 2)
     with short(lab) as load:
         for replicas in (6, 3):
-            docker(lab, "service", "scale", f"whoami={replicas}")
+            scale(lab, "whoami", replicas)
             await_containers(lab, replicas)
         report = load.stop()
     assert report.failures == []
@@ -206,7 +206,7 @@ def test_established_connections_outlive_changes(lab: Lab, serve: Serve) -> None
     serve("echo", "--publish", "9000:9000", "--publish", "80:8000")
     await_containers(lab, 1)
     with EchoHold(f"{lab.nodes[2].address}:9000", count=20) as hold:
-        docker(lab, "service", "scale", "echo=4")
+        scale(lab, "echo", 4)
         await_containers(lab, 4)
         docker(lab, "service", "update", "--quiet", "--label-add", "some=label", "echo")
         report = hold.stop()

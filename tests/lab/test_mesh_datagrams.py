@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 
 import pytest
-from docker_cli import Serve, docker
+from docker_cli import Serve, scale
 from waiting import eventually
 
 from meshlb.lab import Lab
@@ -72,7 +72,7 @@ def test_scaling_costs_no_answer(lab: Lab, serve: Serve) -> None:
         thread.start()
     try:
         for replicas in (5, 1, 3):
-            docker(lab, "service", "scale", f"names={replicas}")
+            scale(lab, "names", replicas)
             await_tasks(lab, replicas)
     finally:
         stop.set()
