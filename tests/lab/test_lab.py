@@ -148,6 +148,7 @@ def test_tasks_of_a_killed_node_move_and_it_comes_back(lab: Lab) -> None:
             ),
             timeout=90,
             what="the tasks to move",
+            every=0.2,
         )
         lab.start(third)
         eventually(lambda: "node3" in ready_nodes(manager), timeout=60, what="node3 to be back in the swarm")

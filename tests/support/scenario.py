@@ -25,6 +25,7 @@ MOST_OPEN = 1500  # of them at once: more than can begin before the first has ti
 LONG = 51  # echo connections, spread over the nodes
 LEAD = 1.0  # seconds of load before and after
 PATIENCE = 90.0
+LOOKS = 0.2  # seconds between two questions to docker's command: without a pause they would keep a core busy
 RETURN_PATIENCE = 180.0  # Swarm now and then takes most of a minute to have a node back
 LONGEST = 1800.0  # seconds that the load lasts if nobody ends it
 Say = Callable[[str], None]
@@ -89,6 +90,7 @@ class Stage:
             lambda: self._running() == count and len(self.containers()) == count,
             timeout=PATIENCE,
             what=f"{count} tasks of {NAME}",
+            every=LOOKS,
         )
 
     def _running(self) -> int:
@@ -111,7 +113,10 @@ class Stage:
         self.docker("service", "update", "--detach", "--force", f"--update-monitor={monitor}", *options, NAME)
         state = ("service", "inspect", "--format={{.UpdateStatus.State}}", NAME)
         eventually(
-            lambda: self.docker(*state) == "completed", timeout=PATIENCE, what="the update to complete"
+            lambda: self.docker(*state) == "completed",
+            timeout=PATIENCE,
+            what="the update to complete",
+            every=LOOKS,
         )
 
     def answers(self, node: Node, port: int = 80) -> str:
@@ -151,6 +156,7 @@ class Stage:
             lambda: manager.run(command, check=False).stdout.count(" Ready") == len(self.lab.nodes),
             timeout=RETURN_PATIENCE,
             what=f"{node.name} to be ready again",
+            every=LOOKS,
         )
 
     # -- How one is played
@@ -208,7 +214,9 @@ class Stage:
             yield
         finally:
             self.docker("service", "rm", NAME)
-            eventually(lambda: not self.containers(), timeout=PATIENCE, what="the tasks to be gone")
+            eventually(
+                lambda: not self.containers(), timeout=PATIENCE, what="the tasks to be gone", every=LOOKS
+            )
 
 
 def greets(node: Node) -> bool:

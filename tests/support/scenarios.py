@@ -8,7 +8,7 @@ from functools import partial
 
 from aim import Aim, Seen
 from front import ASIDE
-from scenario import Scenario, Stage
+from scenario import LOOKS, Scenario, Stage
 from waiting import eventually
 from watch import containers
 
@@ -94,7 +94,8 @@ def turn_unhealthy(stage: Stage, rounds: int) -> None:
         stage.say(f"sick task {number + 1} of {rounds}")
         node, victim = stage.victim(number)
         node.run(["docker", "exec", victim, "/bin/busybox", "touch", SICK])
-        eventually(partial(_is_over, stage, victim), timeout=60, what="the sick task to end")
+        over = partial(_is_over, stage, victim)
+        eventually(over, timeout=60, what="the sick task to end", every=LOOKS)
         stage.await_running(5)
 
 
@@ -183,7 +184,7 @@ def restart_engine(stage: Stage, rounds: int) -> None:
         pid = node.run(["cat", "/run/docker.pid"]).stdout
         stage.watch.lose(containers(node), time.time())
         node.run(["kill", pid.strip()])
-        eventually(partial(_is_another, node, pid), timeout=60, what="another dockerd")
+        eventually(partial(_is_another, node, pid), timeout=60, what="another dockerd", every=LOOKS)
         node.wait_engine()
         stage.watch.start(node.name)
         stage.await_running(3)
