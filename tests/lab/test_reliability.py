@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,9 @@ from meshlb.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("agents"), pytest.mark.timeout(240)]
 
-ROOM = 3.0  # times what is allowed, in seconds: other work keeps the machine busy. Counts have no room.
+# Other work keeps the machine busy: what takes time has room and another attempt, what is counted neither.
+ROOM = 3.0
+ATTEMPTS = 2
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,11 @@ def stage(lab: Lab, running_agents: Agents, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("scenario", ALL, ids=[scenario.name for scenario in ALL])
 def test_short_form(stage: Stage, scenario: Scenario) -> None:
-    verdict = judge(scenario.aim, stage.play(scenario, scenario.short), room=ROOM)
-    print(verdict.sentence)
+    for _ in range(ATTEMPTS):
+        seen = stage.play(scenario, scenario.short)
+        assert judge(scenario.aim, seen, room=math.inf).missed == ()
+        verdict = judge(scenario.aim, seen, room=ROOM)
+        print(verdict.sentence)
+        if verdict.is_met:
+            break
     assert verdict.missed == ()
