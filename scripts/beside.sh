@@ -22,6 +22,14 @@ beside() {
     PART_OF[$!]=$name
 }
 
+# The tests, but for those that measure. The ones on a real Swarm wait more than they compute: the rest takes what they
+# leave of the processors.
+beside_tests() {
+    beside mesh "$VENV/bin/python" -m pytest tests/lab -m "agents and not alone"
+    beside lab "$VENV/bin/python" -m pytest tests/lab -m "not agents and not alone"
+    beside rest nice "$VENV/bin/python" -m pytest --ignore tests/lab -m "not alone"
+}
+
 # Waits for all parts, and fails when one of them has.
 finish() {
     local pid failed=""

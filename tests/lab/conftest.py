@@ -17,6 +17,14 @@ from meshlb.lab.image import IMAGE
 PREFIX = "test-"  # then our pid, as several sessions may run at once, then what the test likes
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that need agents."""
+    for item in items:
+        if "running_agents" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.agents)
+
+
 @pytest.fixture(scope="session")
 def machine() -> None:
     """A machine that can run labs, without those of sessions that were killed."""
