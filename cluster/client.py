@@ -7,13 +7,19 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import docker
 import docker.errors
 import requests
 from docker import APIClient
+from docker.constants import DEFAULT_TIMEOUT_SECONDS
+from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
+from urllib3 import disable_warnings
+from urllib3.exceptions import InsecureRequestWarning
 
 from meshlb.cluster import ssh
 from meshlb.cluster.context import endpoint
@@ -29,10 +35,17 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 TROUBLE = (docker.errors.DockerException, requests.RequestException, OSError)
 
 
-def connect(host: str = "", context: str = "", environment: Mapping[str, str] = os.environ) -> APIClient:
+def connect(
+    host: str = "",
+    context: str = "",
+    environment: Mapping[str, str] = os.environ,
+    timeout: int = DEFAULT_TIMEOUT_SECONDS,
+    keys: Keys | None = None,
+) -> APIClient:
     """A client of the engine that `host`, `context`, DOCKER_HOST or the current context names.
 
-    The order is docker's own. The API version is negotiated: old engines and new ones share no single one.
+    The order is docker's own, `timeout` the seconds that an answer may take. The API version is negotiated:
+    old engines and new ones share no single one.
     """
     settings = dict(environment)
     if host:
@@ -48,9 +61,31 @@ def connect(host: str = "", context: str = "", environment: Mapping[str, str] = 
             found = endpoint(settings)
             where = found.host
             own = {"base_url": found.host or None, "tls": found.tls or own.get("tls")}
-        return Client(version="auto", use_ssh_client=True, **own)
+        if keys:
+            own["tls"] = _tls(keys, settings)
+        return Client(version="auto", use_ssh_client=True, timeout=timeout, **own)
     except (*TROUBLE, ValueError) as error:
         raise EngineError(_unreachable(error, where or DEFAULT_HOST)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What --tls… say: files in PEM, by default those of DOCKER_CERT_PATH or ~/.docker."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    verify: bool = True
+
+
+def _tls(keys: Keys, settings: Mapping[str, str]) -> TLSConfig:
+    folder = Path(settings.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    ca, cert, key = (
+        given or str(folder / f"{name}.pem")
+        for given, name in ((keys.ca, "ca"), (keys.cert, "cert"), (keys.key, "key"))
+    )
+    pair = (cert, key) if keys.cert or keys.key or Path(cert).exists() else None
+    return TLSConfig(client_cert=pair, ca_cert=ca if keys.verify else None, verify=keys.verify)
 
 
 class Client(APIClient):
@@ -59,6 +94,8 @@ class Client(APIClient):
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """As requests has it, whose REQUESTS_CA_BUNDLE would replace DOCKER_CERT_PATH's ca.pem."""
         merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        if not self.verify:
+            disable_warnings(InsecureRequestWarning)  # it is what the user has asked for
         return merged if self.verify is True else {**merged, "verify": self.verify}
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import click
 
 from meshlb import __version__
 from meshlb.cli.program import Connection, Program
+from meshlb.cli.tls import keys, tls_options
 
 VERBS = {
     "Swarm": {
@@ -40,9 +44,11 @@ VERBS = {
 @click.group(cls=Program, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-H", "--host", default="", metavar="ADDRESS", help="Docker daemon to talk to (DOCKER_HOST)")
 @click.option("-c", "--context", default="", metavar="NAME", help="docker context to use (DOCKER_CONTEXT)")
+@click.option("--config", default="", metavar="DIR", help="Where docker's settings are (DOCKER_CONFIG)")
+@tls_options
 @click.version_option(__version__, "-v", "--version", message="meshlb version %(version)s")
 @click.pass_context
-def main(ctx: click.Context, host: str, context: str) -> None:
+def main(ctx: click.Context, /, host: str, context: str, config: str, **tls: Any) -> None:
     """The routing mesh and load balancer for Docker Swarm: works on the one that you have, or begins one.
     What `meshlb` does, `docker` shows. Its agent serves the published ports on every node.
 
@@ -52,4 +58,6 @@ def main(ctx: click.Context, host: str, context: str) -> None:
       meshlb join --token … HOST:2377    on the others: init prints the line
       meshlb service create --name whoami -p 80:8000 IMAGE
     """
-    ctx.obj = Connection(host, context)
+    if config:
+        os.environ["DOCKER_CONFIG"] = config  # for the SDK, too
+    ctx.obj = Connection(host, context, keys(**tls))

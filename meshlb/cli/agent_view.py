@@ -96,6 +96,11 @@ def _view(text: str) -> AgentView:
     return AgentView(f"{parts.scheme}://{place}{parts.path.rstrip('/')}", unquote(who) if at else "")
 
 
+def default() -> AgentView:
+    """The agent of MESHLB_AGENT, or of this node."""
+    return _view(os.environ.get("MESHLB_AGENT", DEFAULT))
+
+
 option = click.option(
     "--agent",
     "agent",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from meshlb.cli import complete
 from meshlb.cli.columns import render
 from meshlb.cli.inspect import how, show_objects
 from meshlb.cli.lists import TEXT
@@ -26,7 +27,9 @@ HEADERS = {
     "EngineVersion": "ENGINE VERSION",
 }
 MORE = {"TLSStatus": "TLS STATUS", "Self": ""}  # for templates
-names_argument = click.argument("names", metavar="NODE [NODE...]", nargs=-1, required=True)
+names_argument = click.argument(
+    "names", metavar="NODE [NODE...]", nargs=-1, required=True, shell_complete=complete.nodes
+)
 
 
 @click.group(cls=Verbs)
@@ -68,7 +71,7 @@ def _cells(row: nodes.NodeRow, *, mark: bool) -> dict[str, Any]:
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names")
 @click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
-@click.argument("names", metavar="[NODE...]", nargs=-1)
+@click.argument("names", metavar="[NODE...]", nargs=-1, shell_complete=complete.nodes)
 @click.pass_context
 def ps(
     ctx: click.Context,
@@ -94,7 +97,9 @@ def ps(
 
 @node.command("inspect", options_metavar="[OPTIONS]")
 @how
-@click.argument("names", metavar="self|NODE [NODE...]", nargs=-1, required=True)
+@click.argument(
+    "names", metavar="self|NODE [NODE...]", nargs=-1, required=True, shell_complete=complete.nodes
+)
 @click.pass_context
 def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, format_: str) -> None:
     """Display detailed information on one or more nodes; `self` is this one."""
@@ -108,7 +113,7 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, format_: s
 @click.option("--role", type=click.Choice(["worker", "manager"]), help="Role of the node")
 @click.option("--label-add", multiple=True, type=TEXT, help="Add or update a node label: zone=a")
 @click.option("--label-rm", multiple=True, type=TEXT, help="Remove a node label")
-@click.argument("name", metavar="NODE")
+@click.argument("name", metavar="NODE", shell_complete=complete.nodes)
 @click.pass_obj
 def update(connection: Connection, /, name: str, label_add: Any, label_rm: Any, **flags: Any) -> None:
     """Change a node.

@@ -7,6 +7,7 @@ from socket import socket
 
 import click
 
+from meshlb.cli import complete
 from meshlb.cli.agent import socket_option
 from meshlb.cli.program import Verb
 from meshlb.errors import ConfigError, MeshError
@@ -18,7 +19,7 @@ force_option = click.option("-f", "--force", is_flag=True, help="Even when no ot
 
 
 @click.command(cls=Verb, options_metavar="[OPTIONS]")
-@click.argument("backend")
+@click.argument("backend", shell_complete=complete.backends)
 @force_option
 @socket_option
 def drain(backend: str, force: bool, socket_: Path) -> None:
@@ -38,7 +39,7 @@ def drain(backend: str, force: bool, socket_: Path) -> None:
 
 
 @click.command(cls=Verb, options_metavar="[OPTIONS]")
-@click.argument("backend")
+@click.argument("backend", shell_complete=complete.backends)
 @force_option
 @socket_option
 def pause(backend: str, force: bool, socket_: Path) -> None:
@@ -50,7 +51,7 @@ def pause(backend: str, force: bool, socket_: Path) -> None:
 
 
 @click.command(cls=Verb, options_metavar="[OPTIONS]")
-@click.argument("backend")
+@click.argument("backend", shell_complete=complete.backends)
 @socket_option
 def undrain(backend: str, socket_: Path) -> None:
     """Give a backend that was drained or paused new connections again."""

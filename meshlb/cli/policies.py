@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from meshlb.cli import complete
 from meshlb.cli.parameters import Parsed
 from meshlb.cluster.lists import Edit
 from meshlb.errors import ConfigError
@@ -22,7 +23,10 @@ def for_create(function: F) -> F:
     """Adds a flag for each key, and `--policy` for one port."""
     for name, key in reversed(KEYS.items()):
         help_ = f"{key.meaning[0].upper()}{key.meaning[1:]}: {key.allowed} (label {LABEL_PREFIX}{name})"
-        click.option(f"--{name}", f"policy_{key.field}", type=_policy(name, key), help=help_)(function)
+        known = complete.words(*_choices(key))
+        click.option(
+            f"--{name}", f"policy_{key.field}", type=_policy(name, key), help=help_, shell_complete=known
+        )(function)
     click.option(
         "--policy",
         "policies",
@@ -54,6 +58,12 @@ def edited(flags: Mapping[str, Any], lists: Mapping[str, Edit]) -> dict[str, Edi
         return dict(lists)
     labels = lists.get("label", Edit())
     return {**lists, "label": Edit((*labels.add, *add), (*labels.remove, *remove))}
+
+
+def _choices(key: Key) -> list[str]:
+    """The values of a key that takes one of a few words."""
+    few = key.allowed.startswith("one of ")
+    return key.allowed.removeprefix("one of ").split(", ") if few else []
 
 
 def _policy(name: str, key: Key) -> Parsed:

@@ -14,7 +14,7 @@ import click
 from meshlb.errors import MeshError
 
 if TYPE_CHECKING:
-    from meshlb.cluster.client import APIClient
+    from meshlb.cluster.client import APIClient, Keys
 
 FAILED = 1
 BAD_FLAG = 125  # docker's exit code for a flag that it does not know or cannot read
@@ -35,12 +35,13 @@ class Connection:
 
     host: str = ""
     context: str = ""
+    keys: Keys | None = None
 
     def open(self) -> APIClient:
         """A client of the engine, closed when the verb ends; EngineError when it cannot be reached."""
         from meshlb.cluster.client import connect  # noqa: PLC0415  the SDK takes longer to load than --help
 
-        client = connect(self.host, self.context)
+        client = connect(self.host, self.context, keys=self.keys)
         click.get_current_context().call_on_close(client.close)
         return client
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from meshlb.cli import lists, options, policies
+from meshlb.cli import complete, lists, options, policies
 from meshlb.cli.parameters import each
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.cli.progress import show
@@ -77,7 +77,7 @@ def create(connection: Connection, /, name: str, mode: str, detach: bool, quiet:
 @quiet
 @no_resolve
 @registry_auth
-@click.argument("name", metavar="SERVICE")
+@click.argument("name", metavar="SERVICE", shell_complete=complete.services)
 @click.pass_context
 def update(ctx: click.Context, /, name: str, detach: bool, quiet: bool, **flags: Any) -> None:
     """Change a service.
@@ -114,7 +114,7 @@ def _sending(flags: dict[str, Any]) -> services.Sending:
 @click.command("rollback", cls=Verb, options_metavar="[OPTIONS]")
 @detach
 @quiet
-@click.argument("name", metavar="SERVICE")
+@click.argument("name", metavar="SERVICE", shell_complete=complete.services)
 @click.pass_obj
 def rollback(connection: Connection, name: str, detach: bool, quiet: bool) -> None:
     """Give a service back its previous specification."""
@@ -127,7 +127,13 @@ def rollback(connection: Connection, name: str, detach: bool, quiet: bool) -> No
 
 @click.command("scale", cls=Verb, options_metavar="[OPTIONS]")
 @detach
-@click.argument("targets", metavar="SERVICE=REPLICAS [SERVICE=REPLICAS...]", nargs=-1, required=True)
+@click.argument(
+    "targets",
+    metavar="SERVICE=REPLICAS [SERVICE=REPLICAS...]",
+    nargs=-1,
+    required=True,
+    shell_complete=complete.scaled,
+)
 @click.pass_context
 def scale(ctx: click.Context, targets: tuple[str, ...], detach: bool) -> None:
     """Scale one or multiple replicated services."""
@@ -157,7 +163,9 @@ def _target(text: str) -> tuple[str, int]:
 
 
 @click.command("rm", cls=Verb, options_metavar="")
-@click.argument("names", metavar="SERVICE [SERVICE...]", nargs=-1, required=True)
+@click.argument(
+    "names", metavar="SERVICE [SERVICE...]", nargs=-1, required=True, shell_complete=complete.services
+)
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Remove one or more services."""

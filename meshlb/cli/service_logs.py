@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from meshlb.cli import complete
 from meshlb.cli.parameters import Parsed
 from meshlb.cli.program import Connection, Verb
 from meshlb.cluster import task_log
@@ -29,7 +30,7 @@ from meshlb.cluster.task_log import Line, Source, Sources, Wanted
     "-n", "--tail", default="all", show_default=True, help="Lines to show from the end of each task's logs"
 )
 @click.option("-t", "--timestamps", is_flag=True, help="Show timestamps")
-@click.argument("name", metavar="SERVICE|TASK")
+@click.argument("name", metavar="SERVICE|TASK", shell_complete=complete.services)
 @click.pass_obj
 def logs(
     connection: Connection,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from meshlb.cli import complete
 from meshlb.cli.columns import render
 from meshlb.cli.inspect import how, show_objects
 from meshlb.cli.parameters import filters, layout
@@ -33,7 +34,9 @@ def ls(connection: Connection, filter_: dict[str, list[str]], format_: str, quie
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names")
 @click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
-@click.argument("names", metavar="SERVICE [SERVICE...]", nargs=-1, required=True)
+@click.argument(
+    "names", metavar="SERVICE [SERVICE...]", nargs=-1, required=True, shell_complete=complete.services
+)
 @click.pass_context
 def ps(
     ctx: click.Context,
@@ -60,7 +63,9 @@ def ps(
 
 @click.command("inspect", cls=Verb, options_metavar="[OPTIONS]")
 @how
-@click.argument("names", metavar="SERVICE [SERVICE...]", nargs=-1, required=True)
+@click.argument(
+    "names", metavar="SERVICE [SERVICE...]", nargs=-1, required=True, shell_complete=complete.services
+)
 @click.pass_context
 def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, format_: str) -> None:
     """Display detailed information on one or more services.

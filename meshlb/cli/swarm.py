@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from meshlb.cli import offer, swarm_options
+from meshlb.cli import complete, offer, swarm_options
 from meshlb.cli.humanize import size
 from meshlb.cli.parameters import Parsed
 from meshlb.cli.program import INTERRUPTED, Connection, Verb
@@ -125,7 +125,7 @@ def leave(connection: Connection, force: bool) -> None:
 @click.command("join-token", cls=Verb)
 @click.option("--rotate", is_flag=True, help="Make the old token void and show a new one")
 @click.option("-q", "--quiet", is_flag=True, help="Only show the token")
-@click.argument("role", metavar="(worker|manager)")
+@click.argument("role", metavar="(worker|manager)", shell_complete=complete.words("worker", "manager"))
 @click.pass_obj
 def join_token(connection: Connection, role: str, rotate: bool, quiet: bool) -> None:
     """Show the command with which another node joins, as a worker or a manager."""

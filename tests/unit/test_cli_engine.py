@@ -118,6 +118,11 @@ def secure(tmp_path: Path) -> Iterator[tuple[Daemon, dict[str, str]]]:
         yield table, settings
 
 
+def _files(folder: Path) -> list[str]:
+    names = (("--tlscacert", "ca"), ("--tlscert", "cert"), ("--tlskey", "key"))
+    return [word for flag, name in names for word in (flag, str(folder / f"{name}.pem"))]
+
+
 def test_tls(run: Run, secure: tuple[Daemon, dict[str, str]], tmp_path: Path) -> None:
     _, settings = secure
     other = SwarmCA(tmp_path / "other")
@@ -129,6 +134,13 @@ def test_tls(run: Run, secure: tuple[Daemon, dict[str, str]], tmp_path: Path) ->
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (keys / name).write_bytes((tmp_path / name).read_bytes())
     assert run("-c", "secure", *NAMES).stdout == "web\n"
+    flags = ("-H", settings["DOCKER_HOST"], "--tlsverify", *_files(tmp_path))
+    assert run(*flags, *NAMES).stdout == "web\n"
+    assert run(*flags[:3], *NAMES, DOCKER_CERT_PATH=str(tmp_path)).stdout == "web\n"
+    unchecked = (*flags[:2], "--tls", *flags[5:])  # whoever the daemon is
+    assert run(*unchecked, *NAMES).stdout == "web\n"
+    lacks = run(*flags[:3], *NAMES)  # there is nothing in ~/.docker
+    assert (lacks.exit_code, len(lacks.stderr.splitlines())) == (1, 1), lacks.stderr
     (tmp_path / "ca.pem").write_bytes((tmp_path / "other" / "ca.crt").read_bytes())
     refused = run(*NAMES, **settings)
     assert refused.exit_code == 1
