@@ -32,6 +32,9 @@ more than {MOST} backends the others have none (`meshlb_backends_left_out`). Val
 Of backends the times are summaries (`rate(…_sum) / rate(…_count)` is the mean): with buckets a port with 50
 backends would have 4,500 series instead of 750; the page shows quantiles of each.
 
+**Workers.** Of 64 turns of a worker's loop one is timed: `64 * rate(meshlb_worker_turn_seconds_sum[1m])` is
+about the share of a core that it works, and a turn of many milliseconds is one that clients wait for.
+
 **Native histograms.** A Prometheus that takes them asks for protobuf, the only format that has them, and
 gets it: Debian's 2.42 with `--enable-feature=native-histograms`, 3.x with `scrape_native_histograms: true`.
 They have the same buckets (schema 0), empty ones cost nothing, and `histogram_quantile(0.99, sum by (service)
