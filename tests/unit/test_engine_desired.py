@@ -8,7 +8,7 @@ import pytest
 from fake_engine import FakeEngine
 from test_engine_source import WEB_TASK, Watcher, event, hurry, run, service, swarm_event, watch
 
-from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service, Standing
+from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service, Standing, Wanted
 from meshlb.swarm import follow as docker_follow
 from meshlb.swarm import view as docker_view
 from meshlb.swarm.view import PORTS_STAY, Ports, View
@@ -180,6 +180,32 @@ def test_every_node_tells_the_states_of_its_own_tasks(tmp_path: Path) -> None:
                 await watcher.until(lambda: told[-1].states == {WEB_TASK: BackendState.DRAINING}, "sickness")
                 fake.emit(event("health_status: healthy"))
                 await watcher.until(lambda: told[-1].states == {}, "health")
+
+    run(scenario())
+
+
+def test_what_is_to_be_prepared_is_known_once_policies_are(tmp_path: Path) -> None:
+    told: list[Standing] = []
+    web = Service("id", "web", (), (), (("meshlb.client-address", "transparent"),))
+
+    def wanted() -> Wanted | None:
+        return told[-1].wanted
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock") as fake:
+            watcher = watch(fake.url)
+            watcher.source.on_standing = told.append
+            async with watcher:
+                await watcher.until(lambda: told, "a first word")
+                assert wanted() is None
+                watcher.source.advise(Desired((web,)))
+                await watcher.until(lambda: wanted() and wanted() != Wanted(), "what is wanted")
+                found = wanted()
+                assert found is not None
+                assert found.used
+                assert WEB_TASK in [task for task, _ in found.tasks]
+                watcher.source.advise(Desired(()))
+                await watcher.until(lambda: wanted() == Wanted(), "that nothing is")
 
     run(scenario())
 
