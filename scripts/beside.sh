@@ -27,7 +27,7 @@ beside() {
 beside_tests() {
     beside mesh "$VENV/bin/python" -m pytest tests/lab -m "agents and not alone"
     beside lab "$VENV/bin/python" -m pytest tests/lab -m "not agents and not alone"
-    beside rest nice "$VENV/bin/python" -m pytest --ignore tests/lab -m "not alone"
+    beside rest nice -n 5 "$VENV/bin/python" -m pytest --ignore tests/lab -m "not alone"
 }
 
 # Waits for all parts, and fails when one of them has.

@@ -38,6 +38,7 @@ def node(tmp_path: Path, echoing: Server) -> Iterator[Agent]:
     agent.end_all()
 
 
+@pytest.mark.timeout(300)
 def test_fifty_handovers_under_load_lose_nothing(node: Agent) -> None:
     node.start()
     with Load(node.port) as load:

@@ -57,6 +57,7 @@ def killed(node: Agent) -> None:
     eventually(lambda: agent_of(node) not in (0, *before), timeout=START, what="another agent")
 
 
+@pytest.mark.timeout(300)
 def test_an_agent_that_is_killed_refuses_nobody(node: Agent) -> None:
     node.start("--keeper")
     with Load(node.port) as load:
