@@ -132,6 +132,27 @@ def test_a_keeper_ends_when_the_agent_of_another_has_the_place(node: Agent) -> N
     assert node.said().count("is started again") == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for process namespaces")
+def test_containers_hand_over_though_they_do_not_see_each_others_processes(
+    tmp_path: Path, server: Callable[..., Server]
+) -> None:
+    node = Agent(tmp_path, prefix=("unshare", "--pid", "--mount-proc", "--fork", "--kill-child"))
+    node.publishes({free_port(): server(echo).port})
+    try:
+        node.start("--keeper")
+        before = node.process
+        with Load(node.port) as load, contextlib.closing(Talks(node.port, 3)) as talks:
+            node.process = node.begin("--keeper", "--replace")
+            eventually(lambda: "has taken over" in node.said(), timeout=START, what="the takeover")
+            talks.say("still here")
+        assert load.failures == []
+        assert before is not None
+        assert before.wait(START) == 0
+        assert "took over from a process of another container" in node.said()
+    finally:
+        node.end_all()
+
+
 def test_a_mistyped_option_ends_it_all(node: Agent) -> None:
     keeper = node.begin("--keeper", "--worker-count", "3")
     assert keeper.wait(START) == 2
