@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker_cluster_words
 import docker_words
@@ -87,6 +89,22 @@ def test_a_daemon_that_is_too_old(run: Run, daemon: Daemon) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("meshlb: cannot talk to the Docker daemon at ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_daemon_that_is_not_ours_to_ask(run: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may ask every daemon, so the refusal is the kernel's in name alone."""
+    monkeypatch.setattr(socket, "socket", NotForUs)
+    result = run("service", "ls")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert result.stderr.startswith(
+        f"meshlb: permission denied on the Docker daemon's socket {daemon.address}: run this as root, or add "
+    )
+
+
+class NotForUs(socket.socket):
+    def connect(self, address: Any) -> None:
+        self.close()  # the SDK forgets to
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_an_interrupt_is_no_traceback(tmp_path: Path) -> None:
