@@ -266,7 +266,7 @@ async def run(
                 await doors.enter_async_context(others.channel())
                 upgrade = Upgrade(signals.upgrade)
                 upgrading = group.create_task(upgrade.run())
-                heir = await unless(signals.stop, place.give(serving))
+                heir = await unless(signals.stop, place.give(serving, signals.commands()))
                 upgrading.cancel()
                 if heir is not None:
                     preparing.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -63,6 +64,20 @@ class Signals:
     def terminate(self) -> None:
         """SIGTERM or SIGINT came."""
         (self.at_once if self.stop.is_set() else self.stop).set()
+
+    def commands(self) -> dict[str, Callable[[], str]]:
+        """The same for who asks at the agent's socket: by its word what is done, and a sentence about it."""
+        pid = os.getpid()
+
+        def reload() -> str:
+            self.reload.set()
+            return f"The agent (process {pid}) looks at everything anew"
+
+        def upgrade() -> str:
+            self.upgrade.set()
+            return f"The agent (process {pid}) starts its replacement"
+
+        return {"reload": reload, "upgrade": upgrade}
 
     @contextmanager
     def handled(self) -> Iterator[None]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,28 +14,16 @@ import click
 
 from meshlb.cli import agent_view
 from meshlb.cli.agent_view import AgentView
+from meshlb.cli.ask import ask, connected, socket_option
 from meshlb.cli.deploy import deploy, undeploy
 from meshlb.cli.program import Verbs
 from meshlb.cli.template import Template
 from meshlb.cli.unit import unit
-from meshlb.errors import ConfigError, MeshError
-from meshlb.handover import agent_socket
+from meshlb.errors import MeshError
 from meshlb.http import users
 
 UNIT = Path("/etc/systemd/system/meshlb-agent.service")
-SOCKET = "/run/meshlb/agent.sock"
 UPGRADE = 60.0  # seconds until a new agent has taken over
-
-socket_option = click.option(
-    "--socket",
-    "socket_",
-    default=SOCKET,
-    show_default=True,
-    envvar="MESHLB_SOCKET",
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    help="The agent's own --socket",
-)
 
 
 @click.group(cls=Verbs)
@@ -87,17 +73,19 @@ def status_lines(found: dict[str, Any]) -> list[str]:
 @socket_option
 def reload(socket_: Path) -> None:
     """Have the agent look at everything anew."""
-    pid = running(socket_)
-    _signal(pid, signal.SIGHUP)
-    click.echo(f"The agent (process {pid}) looks at everything anew.")
+    click.echo(f"{ask(socket_, 'reload')}.")
 
 
 @agent.command("upgrade", options_metavar="[OPTIONS]")
 @socket_option
 def upgrade(socket_: Path) -> None:
     """Replace the agent by the release that is installed, without losing a connection."""
-    before, place = running(socket_), _stamp(socket_)
-    _signal(before, signal.SIGUSR2)
+    with connected(socket_) as talk:
+        before, name = talk.pid, talk.name
+    if not before:
+        raise MeshError(f"the agent is {name}: `meshlb agent deploy --image IMAGE` replaces it, on all nodes")
+    place = _stamp(socket_)
+    ask(socket_, "upgrade")
     try:
         now = _successor(socket_, before, place)
     except KeyboardInterrupt:
@@ -111,8 +99,8 @@ def _successor(socket_: Path, before: int, place: tuple[int, int]) -> int:
     end = time.monotonic() + UPGRADE
     while time.monotonic() < end:
         # Whoever asks at the socket could be taken for the new agent: only a new socket is looked at.
-        now = _who(socket_) if _stamp(socket_) not in ((0, 0), place) else None
-        if now is not None and now != before:
+        now = _who(socket_) if _stamp(socket_) not in ((0, 0), place) else before
+        if now != before:
             return now
         time.sleep(0.1)
     raise MeshError(
@@ -120,27 +108,9 @@ def _successor(socket_: Path, before: int, place: tuple[int, int]) -> int:
     )
 
 
-def running(path: Path) -> int:
-    """The process of this node's agent; MeshError when there is none, or when it is not ours to ask."""
-    if not os.access(path.parent, os.X_OK) and path.parent.exists():
-        raise MeshError(f"the agent's socket {path} is root's: run this as root")
-    found = _who(path)
-    if found is None:
-        raise MeshError(
-            f"no agent runs on this node ({path}): `systemctl start meshlb-agent`, or run meshlb-agent"
-        )
-    return found
-
-
-def _who(path: Path) -> int | None:
-    try:
-        connection = agent_socket.connect(path)
-    except ConfigError as error:
-        raise MeshError(f"the agent's socket {path} is root's: run this as root") from error
-    if connection is None:
-        return None
-    with connection:
-        return agent_socket.peer(connection)[0]
+def _who(path: Path) -> int:
+    with connected(path) as talk:
+        return talk.pid
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -150,15 +120,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_ino, found.st_ctime_ns
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except PermissionError:
-        raise MeshError(f"the agent (process {pid}) is another user's: run this as root") from None
-    except ProcessLookupError:
-        raise MeshError(f"the agent (process {pid}) has ended meanwhile") from None
 
 
 @agent.command("password", options_metavar="")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from meshlb.cli.agent import SOCKET, UNIT, install
+from meshlb.cli.agent import UNIT, install
+from meshlb.cli.ask import SOCKET
 from meshlb.errors import MeshError
 from meshlb.handover import agent_socket
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from socket import socket
 
 import click
 
 from meshlb.cli import complete
-from meshlb.cli.agent import socket_option
+from meshlb.cli.ask import ask, socket_option
 from meshlb.cli.program import Verb
-from meshlb.errors import ConfigError, MeshError
-from meshlb.handover import agent_socket
-from meshlb.handover.giving import Conversation
 
-PATIENCE = 20.0  # seconds: an agent that hands over answers when that is done
 force_option = click.option("-f", "--force", is_flag=True, help="Even when no other backend of a port is up")
 
 
@@ -59,22 +54,4 @@ def undrain(backend: str, socket_: Path) -> None:
 
 
 def _order(path: Path, verb: str, backend: str, force: bool) -> None:
-    with Conversation(_connected(path)) as talk:
-        talk.say("order", verb=verb, backend=backend, force=force)
-        answer = talk.hear("answer", PATIENCE)
-    text = str(answer.get("text"))
-    if not answer.get("good"):
-        raise MeshError(text)
-    click.echo(f"{text}.")
-
-
-def _connected(path: Path) -> socket:
-    try:
-        found = agent_socket.connect(path)
-    except ConfigError as error:
-        raise MeshError(f"the agent's socket {path} is for root and group docker") from error
-    if found is None:
-        raise MeshError(
-            f"no agent runs on this node ({path}): `systemctl start meshlb-agent`, or run meshlb-agent"
-        )
-    return found
+    click.echo(f"{ask(path, 'order', verb=verb, backend=backend, force=force)}.")

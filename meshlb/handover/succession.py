@@ -10,6 +10,7 @@ import select
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import meshlb
@@ -22,6 +23,7 @@ DEAD = 1.0  # seconds that a process which has hung up may need to be gone
 ASKING = 8  # who may ask at a time
 
 log = logging.getLogger(__name__)
+Commands = Mapping[str, Callable[[], str]]  # by their words; each gives a sentence
 
 
 class Serving(Protocol):
@@ -113,8 +115,13 @@ def _pidfd(pid: int) -> int:
 class Heirs:
     """Hands over to an agent that asks for it: one at a time, and once. Commands are answered beside that."""
 
-    def __init__(self, serving: Serving, doors: Callable[[], Iterable[Named]]) -> None:
-        self._serving, self._doors = serving, doors
+    def __init__(
+        self,
+        serving: Serving,
+        doors: Callable[[], Iterable[Named]],
+        commands: Commands = MappingProxyType({}),
+    ) -> None:
+        self._serving, self._doors, self._commands = serving, doors, commands
         self._heir: Conversation | None = None
         self._task: asyncio.Task[None] | None = None
         self._asking = set[asyncio.Task[None]]()  # who has not said yet what for
@@ -162,7 +169,7 @@ class Heirs:
             if not await _readable(talk) or talk.has_hung_up():
                 talk.close()
                 return
-            message = talk.hear("hello", 0, "order")
+            message = talk.hear("hello", 0, "order", *self._commands)
         except HandoverError as error:
             _refuse(talk, str(error))
             log.warning("no handover: %s; this agent serves on", error)
@@ -175,6 +182,8 @@ class Heirs:
     async def _do(self, talk: Conversation, message: Mapping[str, object]) -> None:
         if message["word"] == "order":
             await self._order(talk, message)
+        elif message["word"] in self._commands:
+            self._command(talk, str(message["word"]))
         elif talk.user not in (0, os.geteuid()):
             _refuse(talk, f"user {talk.user} may not ask this; root may")
         elif self._heir is not None:
@@ -189,6 +198,11 @@ class Heirs:
             good, text = await self._obey(asked)
             with contextlib.suppress(HandoverError):
                 talk.say("answer", good=good, text=text)
+
+    def _command(self, talk: Conversation, word: str) -> None:
+        """Ask another part of the agent to do it; whoever may connect may."""
+        with contextlib.closing(talk), contextlib.suppress(HandoverError):
+            talk.say("answer", good=True, text=self._commands[word]())
 
     async def _obey(self, asked: Mapping[str, object]) -> tuple[bool, str]:
         words = str(asked.get("verb")), str(asked.get("backend"))

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from meshlb.cli import main
+from meshlb.cli.ask import ask
 from meshlb.errors import ConfigError, MeshError
 from meshlb.handover import agent_socket
 from meshlb.handover import giving as handover
@@ -215,6 +218,35 @@ def test_orders_are_answered(place: AgentSocket, path: Path) -> None:
     refused = answered(path, place, "drain", "web.1", "yes")
     assert (refused["good"], refused["text"]) == (False, "web.1 is the last")
     assert "a bug in meshlb" in str(answered(path, place, "drain", "bug", True)["text"])
+
+
+def test_whoever_may_connect_may_ask_for_a_command(
+    place: AgentSocket, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Group docker has no right to send signals, and no number of a process in another container."""
+    monkeypatch.setattr(handover, "peer", lambda sock: (0, 4711))
+
+    async def main() -> None:
+        heirs = Heirs(Serving(), list, {"reload": lambda: "as you like"})
+        running = asyncio.create_task(heirs.run(place.listener))
+        assert await asyncio.to_thread(ask, path, "reload") == "as you like"
+        with pytest.raises(MeshError, match="says what no agent of meshlb"):
+            await asyncio.to_thread(ask, path, "reboot")
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(main())
+
+
+def test_an_agent_in_a_container_is_upgraded_by_its_image(
+    place: AgentSocket, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "peer", lambda sock: (0, 0))
+    refused = CliRunner().invoke(main, ["agent", "upgrade", "--socket", str(path)])
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(
+        "meshlb: the agent is a process of another container: `meshlb agent deploy "
+    )
 
 
 def test_who_only_looks_who_is_there_is_not_worth_a_line(

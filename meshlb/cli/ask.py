@@ -1,0 +1,49 @@
+"""Asking this node's agent for something, at its own socket: whoever may connect may ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from meshlb.errors import ConfigError, MeshError
+from meshlb.handover import agent_socket
+from meshlb.handover.giving import Conversation
+
+SOCKET = "/run/meshlb/agent.sock"
+PATIENCE = 20.0  # seconds: an agent that hands over answers when that is done
+
+socket_option = click.option(
+    "--socket",
+    "socket_",
+    default=SOCKET,
+    show_default=True,
+    envvar="MESHLB_SOCKET",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="The agent's own --socket",
+)
+
+
+def ask(path: Path, word: str, **details: object) -> str:
+    """The agent's sentence; MeshError with its words when it refuses."""
+    with connected(path) as talk:
+        talk.say(word, (), **details)
+        answer = talk.hear("answer", PATIENCE)
+    text = str(answer.get("text"))
+    if not answer.get("good"):
+        raise MeshError(text)
+    return text
+
+
+def connected(path: Path) -> Conversation:
+    """A conversation with the agent; MeshError when there is none, or when it is not ours to ask."""
+    try:
+        found = agent_socket.connect(path)
+    except ConfigError as error:
+        raise MeshError(f"the agent's socket {path} is for root and group docker") from error
+    if found is None:
+        raise MeshError(
+            f"no agent runs on this node ({path}): `systemctl start meshlb-agent`, or run meshlb-agent"
+        )
+    return Conversation(found)
