@@ -12,15 +12,18 @@ from benchmarks.results import Key, Results, rows
 
 INTRODUCTION = """# Benchmarks
 
-Written by `scripts/bench report`. Each figure is the median of interleaved rounds in one run, with half the
-distance between the quartiles as a share of it. **direct** is the server without a proxy, **kernel-dnat**
-an address rewritten by nftables: the limits, not peers. The configurations are in [peers/](peers). Stages:
-on the *wire* client, proxy and server are in network namespaces with veth cables, on *loopback* all on one
-host; with *one* the proxies have one core and everything else the others, with *all* everything runs
-anywhere. To measure again: `scripts/bench run`, or `scripts/bench run --quick` for one stage.
-`scripts/bench compare A B` puts two runs beside each other. On a Raspberry Pi it is the same command, `sudo
-scripts/bench run --output pi.json`: it refuses to measure a board that is hot, throttled or full, and
-writes down which board it was.
+Written by `scripts/bench report`. Each figure is the median of interleaved rounds in one run, with half
+the distance between the quartiles as a share of it. **direct** is the server without a proxy,
+**kernel-dnat** an address rewritten by nftables: the limits, not peers. The configurations are in
+[peers/](peers). Stages: on the *wire* client, proxy and server are in network namespaces with veth
+cables, on *loopback* all on one host; with *one* the proxies have one core and everything else the
+others, with *all* everything runs anywhere. Who was the bottleneck is told by *idle*: with one core each,
+a proxy that had nothing left while the ends (load generator and server) had is the limit; where the ends
+had nothing left either, rates are squeezed together, and CPU for each connection says more. To measure
+again: `scripts/bench run`, or `scripts/bench run --quick` for one stage. `scripts/bench compare A B` puts
+two runs beside each other. On a Raspberry Pi it is the same command, `sudo scripts/bench run --output
+pi.json`: it refuses to measure a board that is hot, throttled or full, and writes down which board it
+was.
 """
 
 
