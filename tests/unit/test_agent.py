@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 
 from meshlb import process
-from meshlb.agent import run
 from meshlb.config import Config
 from meshlb.counts import Statistics
 from meshlb.errors import ConfigError, EngineError, PortError
+from meshlb.life import run
 from meshlb.model import Counters, Port, PortState, PortStatus, Service, Snapshot, SourceStatus, Task
 from meshlb.ports.inherited import Named
 from meshlb.process import Signals
