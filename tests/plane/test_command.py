@@ -102,7 +102,7 @@ def test_no_agent_runs(tmp_path: Path, node: Agent, run: Run) -> None:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_systemd_takes_the_unit_and_finds_it_safe(tmp_path: Path) -> None:
     path = tmp_path / "meshlb-agent.service"
-    path.write_text(unit(Path("/usr/bin/true")))
+    path.write_text(unit(Path("/usr/bin/true"), Path("/usr")))
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(path)], capture_output=True, text=True, check=False
     )
