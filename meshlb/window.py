@@ -21,18 +21,27 @@ class Window:
     def __init__(self) -> None:
         self._looks: deque[tuple[float, dict[Key, bytes]]] = deque(maxlen=2)
         self._newest: dict[Key, bytes] = {}
+        self._made: dict[Key, tuple[bytes, tuple[Buckets, Buckets]]] = {}  # of those that have counted since
 
     def look(self, now: float, counted: Statistics) -> None:
         """Take what has been counted until `now`, in seconds of any clock."""
         self._newest = dict(counted.times())
         if not self._looks or now - self._looks[-1][0] >= STEP:
             self._looks.append((now, self._newest))
+            self._made.clear()
 
     def buckets(self, key: Key) -> tuple[Buckets, Buckets]:
         """The times to connect and to the first byte."""
         now, before = self._newest.get(key), self._looks[0][1].get(key) if self._looks else None
         if now is None or now == before:  # that is how it is with most: nothing is made of them
             return (), ()
+        made = self._made.get(key)
+        if made is None or made[0] != now:
+            made = self._made[key] = now, self._buckets(now, before)
+        return made[1]
+
+    @staticmethod
+    def _buckets(now: bytes, before: bytes | None) -> tuple[Buckets, Buckets]:
         numbers = TIMES.unpack(now)
         if before is not None:
             numbers = tuple(map(sub, numbers, TIMES.unpack(before)))
