@@ -42,9 +42,17 @@ VERBS = {
 
 
 @click.group(cls=Program, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-H", "--host", default="", metavar="ADDRESS", help="Docker daemon to talk to (DOCKER_HOST)")
+@click.option(
+    "-H",
+    "--host",
+    default="",
+    metavar="ADDRESS",
+    help="Docker daemon to talk to (DOCKER_HOST); --tls… as docker",
+)
 @click.option("-c", "--context", default="", metavar="NAME", help="docker context to use (DOCKER_CONTEXT)")
-@click.option("--config", default="", metavar="DIR", help="Where docker's settings are (DOCKER_CONFIG)")
+@click.option(
+    "--config", default="", metavar="DIR", help="Where docker's settings are (DOCKER_CONFIG)", hidden=True
+)
 @tls_options
 @click.version_option(__version__, "-v", "--version", message="meshlb version %(version)s")
 @click.pass_context

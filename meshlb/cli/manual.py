@@ -5,6 +5,7 @@ python -m meshlb.cli.manual docs/cli.md [FOLDER FOR MAN PAGES]
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Iterator
@@ -72,7 +73,9 @@ def _described(command: click.Command) -> tuple[str, str]:
 
 
 def _options(command: click.Command, ctx: click.Context) -> Iterator[tuple[str, str]]:
-    for param in command.get_params(ctx):
+    for param in map(copy.copy, command.get_params(ctx)):
+        if isinstance(param, click.Option):
+            param.hidden = False  # from the help, which is short
         record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
         if record and "--help" not in record[0]:
             yield record

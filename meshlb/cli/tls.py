@@ -1,4 +1,4 @@
-"""docker's own flags for an engine that speaks TLS."""
+"""docker's flags for an engine that speaks TLS. The help is one screen and leaves them to the reference."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_SWITCHES = {
+    "--tls": "Use TLS; implied by --tlsverify",
+    "--tlsverify": "Use TLS and verify the remote (DOCKER_TLS_VERIFY)",
+}
 _FILES = {
     "--tlscacert": "Trust certs signed only by this CA",
     "--tlscert": "Path to TLS certificate file",
@@ -22,11 +26,9 @@ _FILES = {
 def tls_options(function: F) -> F:
     """Adds them."""
     for name, help_ in reversed(_FILES.items()):
-        click.option(name, default="", metavar="FILE", help=help_)(function)
-    click.option("--tlsverify", is_flag=True, help="Use TLS and verify the remote (DOCKER_TLS_VERIFY)")(
-        function
-    )
-    click.option("--tls", is_flag=True, help="Use TLS; implied by --tlsverify")(function)
+        click.option(name, default="", metavar="FILE", help=help_, hidden=True)(function)
+    for name, help_ in reversed(_SWITCHES.items()):
+        click.option(name, is_flag=True, help=help_, hidden=True)(function)
     return function
 
 
