@@ -60,7 +60,6 @@ def changes(image: str, options: Sequence[str], drain: float) -> Changes:
             "env": Edit((f"MESHLB_HOST_ROOT={HOST_ROOT}",)),
             "mount": Edit(tuple(mount.mount(text) for text in MOUNTS)),
             "network": Edit(({"Target": "host"},)),
-            "ulimit": Edit(({"Name": "nofile", "Soft": 1 << 20, "Hard": 1 << 20},)),
         },
         capabilities=capability.Change(CAPABILITIES, (capability.ALL,)),
     )
