@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 
+from meshlb.cli import agent_view
 from meshlb.cli.agent import password as password_command
 from meshlb.errors import ConfigError
 from meshlb.http import access as access_module
@@ -196,6 +197,32 @@ def test_tls_and_a_password_for_who_comes_from_elsewhere(tmp_path: Path) -> None
         assert "https://" in text
 
     serving(access, scenario)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_commands_say_the_password_that_the_address_has(tmp_path: Path) -> None:
+    access = Access(users=users(tmp_path, line("a", "b c")))
+
+    async def scenario(url: str) -> None:
+        place = url.removeprefix("http://")
+        view = agent_view._view(f"http://a:b%20c@{place}/")
+        assert "b c" not in repr(view)
+        assert (await asyncio.to_thread(view.status))["api"] == 1
+        with pytest.raises(agent_view.AgentError, match="asks for a password: MESHLB_AGENT=https://NAME"):
+            await asyncio.to_thread(agent_view._view(place).status)
+
+    serving(access, scenario)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_commands_trust_no_certificate_by_themselves(tmp_path: Path) -> None:
+    async def scenario(url: str) -> None:
+        with pytest.raises(
+            agent_view.AgentError, match="is not trusted: self-signed certificate; SSL_CERT_FILE"
+        ):
+            await asyncio.to_thread(agent_view._view(url).status)
+
+    serving(Access(certificate(tmp_path)), scenario)
 
 
 def test_this_machine_needs_neither(tmp_path: Path) -> None:
