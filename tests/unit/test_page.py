@@ -132,7 +132,7 @@ def test_all_nodes_are_added_up_and_each_can_be_seen_alone() -> None:
             "/2 of 3 nodes.*the agent of node3/.test(document.getElementById('scope').textContent)"
         )
         await tell(own)
-        assert await page.until(f"{EDGES}.length && {EDGES}") == ["node1", "node2"] * 2
+        await page.until(f"{EDGES}.join() === 'node1,node2,node1,node2'")
         assert await page.until(SENT) == ["", " (node1 7, node2 7)"]
         await page.until("/p50/.test(document.querySelector('.facts').textContent)")
         assert await page.value(SEEN) == [

@@ -261,9 +261,10 @@ function flow(found) {
     });
 }
 
-// All nodes, or those with most: a mesh may have hundreds.
+// Nodes that send something, or those with most: a mesh may have hundreds.
 function sending(from) {
-  return from.length > WIRES ? [...from].sort((one, other) => other.active - one.active).slice(0, WIRES) : from;
+  const busy = from.filter((one) => one.active || one.pace);
+  return busy.length > WIRES ? busy.sort((one, other) => other.active - one.active).slice(0, WIRES) : busy;
 }
 
 function fillWire(wire, one, most) {
