@@ -33,10 +33,10 @@ HOST_ROOT = "/host"
 # fmt: off
 CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "DAC_READ_SEARCH", "SYS_PTRACE")
 # fmt: on
-MOUNTS = (
-    "type=bind,source=/run,target=/run,bind-propagation=rslave",
-    f"type=bind,source=/,target={HOST_ROOT},readonly,bind-propagation=rslave",
+MOUNTS = (  # in the order that a change would sort them in: to deploy again is to change nothing
     "type=tmpfs,target=/var/lib/meshlb",
+    f"type=bind,source=/,target={HOST_ROOT},readonly,bind-propagation=rslave",
+    "type=bind,source=/run,target=/run,bind-propagation=rslave",
 )
 BEYOND_DRAIN = 15  # seconds that a task may need to end besides those that its connections get
 _SECOND = 10**9

@@ -38,13 +38,13 @@ class Machine:
         # Its own part of the control groups becomes the root of what it sees.
         enter = f'echo $$ >"{self._group}/cgroup.procs"; exec "$@"'
         boot = ["sh", str(BOOT), str(self._scratch), str(self._opt)]
-        log = (self._scratch.parent / "boot.log").open("w")
-        self._process = self.node.popen(
-            ["sh", "-c", enter, "sh", *_UNSHARE, *boot],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        with (self._scratch.parent / "boot.log").open("w") as log:
+            self._process = self.node.popen(
+                ["sh", "-c", enter, "sh", *_UNSHARE, *boot],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         eventually(self._is_up, timeout=SOON, what="systemd to come up")
         return self
 
