@@ -47,7 +47,7 @@ def changes(image: str, options: Sequence[str], drain: float) -> Changes:
     return Changes(
         values={
             "image": image,
-            "args": list(options),
+            "args": list(options) or None,  # an empty list is another specification to Swarm
             "read-only": True,
             "stop-grace-period": int((drain + BEYOND_DRAIN) * _SECOND),
             "restart-delay": 2 * _SECOND,

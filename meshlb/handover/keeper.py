@@ -10,7 +10,9 @@ It lives as long as the container that it is made for, so it is small and import
                     │  │└──(MAINPID=)──► running another one; the one before ends in its own time
                     │  └───(silent for WATCHDOG seconds: killed)──► pause ──► starting
                     └──(SIGTERM, SIGINT: passed on)──► ending ──(all have ended)──► its exit code
-                    └──(ends well: an agent of elsewhere has its place)──► ending
+                    └──(ends well: an agent of elsewhere has its place)──► idle, until it is told to end
+
+It stays when it is idle: Swarm would start a task again that ends by itself while an update goes on.
 """
 
 from __future__ import annotations
@@ -94,6 +96,8 @@ class Keeper:
         if self.agent:
             return self._overdue() * 1000
         left = self._start_at - self._clock()
+        if left == float("inf"):
+            return None
         if left > 0:
             return left * 1000
         self._start()
@@ -161,8 +165,12 @@ class Keeper:
     def _ended(self, code: int) -> None:
         self.agent = 0
         self.code = code if code >= 0 else 128 - code
-        if self.ending or code in (0, MISUSE):
-            self.ending = True  # it ends well only when it was told to, or when another agent has its place
+        if self.ending or code == MISUSE:
+            self.ending = True
+            return
+        if code == 0:
+            self._start_at = float("inf")
+            _say("another agent has this one's place; nothing is left to do here")
             return
         steady = self._served and self._clock() - self._started >= STEADY
         self._pause = 0.0 if steady else min(max(self._pause * 2, SHORT), LONG)

@@ -113,7 +113,7 @@ def test_an_upgrade_under_a_keeper_and_then_a_kill(node: Agent) -> None:
     assert is_refused(node.port)
 
 
-def test_a_keeper_ends_when_the_agent_of_another_has_the_place(node: Agent) -> None:
+def test_a_keeper_is_idle_when_the_agent_of_another_has_the_place(node: Agent) -> None:
     """As when a Swarm service is updated: the new task's agent takes over from the old one's."""
     node.start("--keeper")
     first = node.process
@@ -122,8 +122,11 @@ def test_a_keeper_ends_when_the_agent_of_another_has_the_place(node: Agent) -> N
         eventually(lambda: "has taken over" in node.said(), timeout=START, what="the takeover")
         talks.say("still here")
         assert first is not None
-        assert first.poll() is None  # until its last connection has ended
+        assert "nothing is left" not in node.said()  # until its last connection has ended
         talks.close()
+        eventually(lambda: "nothing is left to do" in node.said(), timeout=START, what="the end of the agent")
+        assert first.poll() is None
+        first.terminate()
         assert first.wait(START) == 0
         killed(node)  # the sockets are with the new one's keeper
         Talks(node.port, 4).close()
@@ -140,14 +143,12 @@ def test_containers_hand_over_though_they_do_not_see_each_others_processes(
     node.publishes({free_port(): server(echo).port})
     try:
         node.start("--keeper")
-        before = node.process
         with Load(node.port) as load, contextlib.closing(Talks(node.port, 3)) as talks:
             node.process = node.begin("--keeper", "--replace")
             eventually(lambda: "has taken over" in node.said(), timeout=START, what="the takeover")
             talks.say("still here")
         assert load.failures == []
-        assert before is not None
-        assert before.wait(START) == 0
+        eventually(lambda: "nothing is left to do" in node.said(), timeout=START, what="the end of the agent")
         assert "took over from a process of another container" in node.said()
     finally:
         node.end_all()

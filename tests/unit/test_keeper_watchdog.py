@@ -40,7 +40,10 @@ def test_an_agent_that_falls_silent_is_killed_and_started_again() -> None:
     assert "the agent was ended by signal 9; it is started again" in said
 
 
-def test_one_that_says_that_it_is_well_lives_and_its_good_end_is_the_keepers() -> None:
+def test_one_that_says_that_it_is_well_lives_and_is_not_started_again_after_a_good_end() -> None:
     with kept("8", "0") as keeper:
+        assert keeper.stderr is not None
+        assert "another agent has this one's place" in keeper.stderr.readline()
+        keeper.terminate()
         out, said = keeper.communicate(timeout=60)
     assert (keeper.returncode, out, said) == (0, "serves 500000\n", "")
