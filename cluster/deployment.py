@@ -17,6 +17,7 @@ task before is told to end, and has the time that its connections are given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import docker.errors
 
@@ -25,8 +26,9 @@ from meshlb.cluster import service as services
 from meshlb.cluster.client import APIClient, verb
 from meshlb.cluster.lists import Edit
 from meshlb.cluster.order import natural
+from meshlb.cluster.resolve import resolved
 from meshlb.cluster.service import Sending
-from meshlb.cluster.spec import Changes, Json
+from meshlb.cluster.spec import Changes, Json, changed
 
 NAME = "meshlb-agent"
 HOST_ROOT = "/host"
@@ -79,8 +81,18 @@ def deploy(api: APIClient, wanted: Changes, *, registry_auth: bool = False) -> t
     except docker.errors.NotFound:
         _, warnings = services.create(api, NAME, "global", wanted, sending)
         return "created", "\n".join(warnings)
+    # Of two specifications that say the same Swarm may think otherwise, and start every task anew.
+    if local and says_the_same(before, changed(before, resolved(api, wanted))):
+        return "unchanged", ""
     warnings = services.update(api, NAME, wanted, sending)
     return "unchanged" if _spec(api) == before else "updated", "\n".join(warnings)
+
+
+def says_the_same(one: Any, other: Any) -> bool:
+    """Whether two specifications differ at most in what is empty in one and left out in the other (pure)."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(says_the_same(one.get(key), other.get(key)) for key in one.keys() | other.keys())
+    return bool(one == other) or not (one or other)
 
 
 @verb

@@ -45,6 +45,14 @@ def test_to_deploy_again_leaves_what_others_have_set() -> None:
     assert again == spec
 
 
+def test_specifications_that_say_the_same() -> None:
+    assert deployment.says_the_same({"a": {"b": [1]}, "c": []}, {"a": {"b": [1]}, "d": None, "e": {}})
+    assert deployment.says_the_same({"Args": None}, {})
+    assert not deployment.says_the_same({"a": {"b": [1]}}, {"a": {"b": [2]}})
+    assert not deployment.says_the_same({"a": True}, {})
+    assert not deployment.says_the_same({"a": {"b": [1]}}, {"a": {}})
+
+
 def task(node: str, at: int, state: str, error: str = "") -> Json:
     return {
         "NodeID": node,
