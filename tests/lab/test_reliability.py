@@ -33,9 +33,9 @@ def stage(lab: Lab, running_agents: Agents, tmp_path_factory: pytest.TempPathFac
 def test_short_form(stage: Stage, scenario: Scenario) -> None:
     for _ in range(ATTEMPTS):
         seen = stage.play(scenario, scenario.short)
-        assert judge(scenario.aim, seen, room=math.inf).missed == ()
         verdict = judge(scenario.aim, seen, room=ROOM)
-        print(verdict.sentence)
+        print(verdict.sentence, stage.spoilt)
         if verdict.is_met:
             break
+        assert stage.spoilt or judge(scenario.aim, seen, room=math.inf).missed == ()
     assert verdict.missed == ()

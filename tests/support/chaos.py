@@ -92,7 +92,10 @@ def play(stage: Stage, scenario: Scenario, wanted: argparse.Namespace) -> Row:
     except (AssertionError, OSError, RuntimeError) as error:
         print(f"  broke off: {error}", flush=True)
         return Row(scenario, rounds, Verdict("", (f"broke off: {str(error)[:300]}",)), None)
-    row = Row(scenario, rounds, judge(scenario.aim.without(stage.front.untold), seen), seen)
+    verdict = judge(scenario.aim.without(stage.front.untold), seen)
+    if stage.spoilt and verdict.missed:
+        verdict = dataclasses.replace(verdict, missed=(*verdict.missed, stage.spoilt))
+    row = Row(scenario, rounds, verdict, seen)
     print(f"  {row.verdict.sentence}", *row.verdict.missed, sep="\n  MISSED: ", flush=True)
     return row
 

@@ -61,6 +61,7 @@ class Stage:
     measured: dict[str, float] = field(default_factory=dict)
     found: dict[str, bool] = field(default_factory=dict)
     kills: list[tuple[float, float]] = field(default_factory=list)
+    spoilt: str = ""  # why the last one was not what it should be: what it has shown says nothing
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.lab, self.directory)  # of the scenario that is played
@@ -163,7 +164,7 @@ class Stage:
 
     def play(self, scenario: Scenario, rounds: int) -> Seen:
         """Set it up, play it so many times under load, clear up, and say what was seen."""
-        self.measured, self.found, self.kills = {}, {}, []
+        self.measured, self.found, self.kills, self.spoilt = {}, {}, [], ""
         self.watch = Watch(self.lab, self.directory / f"{scenario.name}-{time.time():.0f}")
         scenario.prepare(self)
         with self._serving(scenario):
