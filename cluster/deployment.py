@@ -17,6 +17,7 @@ task before is told to end, and has the time that its connections are given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import docker.errors
@@ -81,6 +82,9 @@ def deploy(api: APIClient, wanted: Changes, *, registry_auth: bool = False) -> t
     except docker.errors.NotFound:
         _, warnings = services.create(api, NAME, "global", wanted, sending)
         return "created", "\n".join(warnings)
+    # The host's network is there, by an id of the Swarm's that the engine's own does not tell.
+    lists = {name: edit for name, edit in wanted.lists.items() if name != "network"}
+    wanted = replace(wanted, lists=lists)
     # Of two specifications that say the same Swarm may think otherwise, and start every task anew.
     if local and says_the_same(before, changed(before, resolved(api, wanted))):
         return "unchanged", ""
