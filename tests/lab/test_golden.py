@@ -53,6 +53,7 @@ def comparable(result: list[Any]) -> list[Any]:
         return [code, unordered(essence(made))]
     made = re.sub(r"meshlb (join|unlock|join-token)\b", r"docker swarm \1", made.partition("Policies:")[0])
     made = re.sub(r"\S+ (less than a|about an?|\d+) \w+ ago *", "… ", made)
+    made = re.sub(r"(CURRENT STATE|CREATED|UPDATED) +", r"\1 ", made)  # as wide as the ages below
     return [code, [line.rstrip() for line in made.splitlines() if line.strip()]]
 
 
