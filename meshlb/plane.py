@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import resource
 import threading
@@ -24,6 +23,7 @@ from meshlb.model import (
     PortState,
     PortStatus,
     Protocol,
+    packed,
 )
 from meshlb.policy import TRANSPARENT
 from meshlb.records import Ended, Subjects
@@ -327,7 +327,7 @@ class Plane:
         return [dropped for _, dropped in before.values()]
 
     def _add_backend(self, backend: Backend) -> int:
-        return self._forwarder.add_backend(ipaddress.ip_address(backend.address).packed, backend.port)
+        return self._forwarder.add_backend(packed(backend.address), backend.port)
 
     def _publish(self, namespace_fd: int) -> None:
         routes = tuple(

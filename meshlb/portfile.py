@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from meshlb.errors import ConfigError
@@ -181,7 +182,7 @@ def _weighted(backend: Any, port: Port, place: _Place) -> Task:
 def _task(text: Any, port: Port, place: _Place) -> Task:
     host, number = _split(text, place)
     try:
-        address = ipaddress.ip_address(host)
+        address = _address(host)
     except ValueError as error:
         raise place.error(
             f"backend {_shown(text)}: {_shown(host)} is not an IP address; "
@@ -189,13 +190,19 @@ def _task(text: Any, port: Port, place: _Place) -> Task:
             "backends",
             text,
         ) from error
-    address = getattr(address, "ipv4_mapped", None) or address
     if "%" in host or address.is_multicast or address.is_unspecified:
         raise place.error(
             f"backend {_shown(text)}: no connection can be made to {shown(host)}", "backends", text
         )
     name = f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
     return Task(name, name, str(address), port=number)
+
+
+@lru_cache(4096)
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IPv4 one that is mapped is one of IPv4. Many ports have backends on the same hosts."""
+    address = ipaddress.ip_address(host)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _check_circles(

@@ -99,13 +99,24 @@ def find_ingress(networks: object) -> str:
 
 
 def fingerprint(body: bytes) -> tuple[object, ...]:
-    """A value that is equal for bodies that say the same: the engine lists the peers in random order.
+    """A value that is equal for bodies that say the same: the engine lists tasks and peers in random order.
 
-    The marker cannot occur inside of a JSON string, where its quotes would be escaped.
+    The markers cannot occur inside of a JSON string, where their quotes would be escaped.
     """
-    head, marker, rest = body.partition(b'"Peers":[')
+    services, marker, rest = body.partition(b'"Peers":[')
     peers, bracket, tail = rest.partition(b"]")
-    return head, marker, frozenset(peers.strip(b"{}").split(b"},{")), bracket, tail
+    return *_without_order(services), marker, frozenset(peers.strip(b"{}").split(b"},{")), bracket, tail
+
+
+def _without_order(services: bytes) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
+    """What stands between the lists of tasks, in its order, and the tasks without theirs; nothing gets lost.
+
+    A task's own name tells its service. One that does not end as all do keeps what follows it, order and all.
+    """
+    first, *found = services.split(b'{"Name":"')
+    tasks = [each.partition(b"}}") for each in found]
+    between = (end + rest for _, end, rest in tasks if rest != b",")
+    return (first, *between), frozenset(task for task, _, _ in tasks)
 
 
 def parse_view(network: object) -> View:
