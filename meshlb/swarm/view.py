@@ -103,17 +103,18 @@ def fingerprint(body: bytes) -> tuple[object, ...]:
 
     The markers cannot occur inside of a JSON string, where their quotes would be escaped.
     """
-    services, marker, rest = body.partition(b'"Peers":[')
-    peers, bracket, tail = rest.partition(b"]")
-    return *_without_order(services), marker, frozenset(peers.strip(b"{}").split(b"},{")), bracket, tail
+    before, marker, rest = body.partition(b'"Peers":[')
+    peers, bracket, after = rest.partition(b"]")
+    names = frozenset(peers.strip(b"{}").split(b"},{"))
+    return *_without_order(before), marker, names, bracket, *_without_order(after)
 
 
-def _without_order(services: bytes) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
+def _without_order(text: bytes) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
     """What stands between the lists of tasks, in its order, and the tasks without theirs; nothing gets lost.
 
     A task's own name tells its service. One that does not end as all do keeps what follows it, order and all.
     """
-    first, *found = services.split(b'{"Name":"')
+    first, *found = text.split(b'{"Name":"')
     tasks = [each.partition(b"}}") for each in found]
     between = (end + rest for _, end, rest in tasks if rest != b",")
     return (first, *between), frozenset(task for task, _, _ in tasks)
