@@ -91,7 +91,7 @@ def test_the_page_is_whole_live_and_fits() -> None:
         mesh.set_state("t0.3", BackendState.DOWN)
         timeline.tell([News("task-down", "web.3 is down")])
         await page.until("document.querySelectorAll('#service-list [data-state=down]').length === 1")
-        await page.until("/web.3 is down/.test(document.querySelector('#events li').textContent)")
+        await page.until("/web.3 is down/.test(document.querySelector('#events').textContent)")
         await find(page, "node3")
         assert all(one.startswith((url, "data:")) for one in page.requested)
         assert page.complaints == []
