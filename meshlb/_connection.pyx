@@ -570,8 +570,7 @@ cdef bint _attempt_with_first_bytes(worker_t *w, conn_t *c, route_t *route) noex
     error = _connect(c, size != 0)
     if error == 0 and early and size:
         return _attempt_early(w, c, route, data, size)
-    if size and c.client.tail == NULL and not tail_keep(&c.client, data, <uint32_t>size):
-        _conn_end(w, c, True, REFUSED_RESOURCES)  # no backend may get the stream without its beginning
+    if not _first_bytes_kept(w, c, data, size):
         return True
     return _attempt_wait(w, c, route) if error == 0 else _attempt_impossible(w, c, error)
 
@@ -599,6 +598,14 @@ cdef ssize_t _first_bytes(worker_t *w, conn_t *c, char **data, size_t room) noex
     if size < <ssize_t>room and size != 0:
         client.flags &= ~READABLE  # what comes from here on is reported when epoll gets to know the socket
     return 0 if size < 0 and sys.errno == sys.EAGAIN else size
+
+
+cdef bint _first_bytes_kept(worker_t *w, conn_t *c, const char *data, ssize_t size) noexcept nogil:
+    """Keeps them for whoever answers. False without memory: no backend may get the stream without its beginning."""
+    if size == 0 or c.client.tail != NULL or tail_keep(&c.client, data, <uint32_t>size):
+        return True
+    _conn_end(w, c, True, REFUSED_RESOURCES)
+    return False
 
 
 cdef int _connect(conn_t *c, bint at_hand) noexcept nogil:
@@ -683,8 +690,7 @@ cdef bint _attempt_unwritten(
 ) noexcept nogil:
     """The connect is still under way, or refused: keeps the client's first bytes for whoever answers."""
     cdef int error = sys.errno
-    if c.client.tail == NULL and not tail_keep(&c.client, data, <uint32_t>size):
-        _conn_end(w, c, True, REFUSED_RESOURCES)  # another backend must not get the stream without its beginning
+    if not _first_bytes_kept(w, c, data, size):
         return True
     if error == sys.EAGAIN or _exhausted(error):
         sys.store_relaxed_uint(&c.backend.late, 1)
