@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.figures import median
-from benchmarks.results import Results, best
+from benchmarks.results import CPU, IDLE, RESIDENT, Results, best
 
 PROXIES = ("haproxy", "haproxy-splice", "nginx")
 OURS = "meshlb"
-CPU = "CPU of the proxy"
-IDLE, RESIDENT = "user, for each idle connection", "resident, idle"
 
 
 @dataclass(frozen=True)

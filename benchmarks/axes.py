@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from benchmarks.cpu import Used, used
 from benchmarks.endpoints import CLOSED, DATAGRAMS, KEPT, LARGE, LARGE_BODY
 from benchmarks.figures import median, percentile
-from benchmarks.results import DIRECT
+from benchmarks.results import CPU, DIRECT
 from benchmarks.stage import BULK, Stage, Target
 from benchmarks.tools import parse_iperf, wrk
 
 Axis = Callable[[Stage, Target], None]
 SHORT_AT_ONCE, KEPT_AT_ONCE, LARGE_AT_ONCE, PACED_AT_ONCE = 64, 32, 32, 64
-CPU = "CPU of the proxy"  # for a connection, request, packet or MiB
 STREAMS_AT_MOST = 128  # of one iperf3
 SOCKETS, WINDOW = 8, 32  # of datagrams under way
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.figures import median
-from benchmarks.results import DIRECT, Results
+from benchmarks.results import CPU, DIRECT, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ORDER = (DIRECT, "kernel-dnat", "meshlb", "haproxy", "haproxy-splice", "nginx", "docker-proxy")
 _PLOTTED = {  # file: axis, measure, title
     "short-rate": ("short", "rate", "short connections a second"),
-    "short-cpu": ("short", "CPU of the proxy", "µs of CPU for a short connection"),
+    "short-cpu": ("short", CPU, "µs of CPU for a short connection"),
     "keep-rate": ("keep", "rate", "requests a second over lasting connections"),
     "latency-p99": ("latency at 80 %", "p99", "p99 at 80 % of the best rate, ms"),
     "bulk-throughput": ("bulk, 16 streams", "throughput", "Gbit/s, 16 streams"),

@@ -18,6 +18,8 @@ from benchmarks.hosts import ROOT
 
 VERSION = 1  # of the file's format
 DIRECT = "direct"
+CPU = "CPU of the proxy"  # for a connection, request, packet or MiB
+IDLE, RESIDENT = "user, for each idle connection", "resident, idle"  # memory
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from benchmarks.cpu import used
 from benchmarks.endpoints import CLOSED, KEPT
 from benchmarks.figures import slope
 from benchmarks.proxies import Peer, Route, nginx_options, render
+from benchmarks.results import CPU, IDLE, RESIDENT
 from benchmarks.stage import Stage
 from benchmarks.tools import counted_calls, dumped, memory_of_kernel, parse_packets, start_endpoint
 
 Scaling = Callable[[Stage, Peer], None]
 PORT = 21000
 BACKENDS, PORTS, CONNECTIONS = (1, 1000), (1, 500), (0, 9000)
-IDLE, CHAIN = 2000, 5
+HELD, CHAIN = 2000, 5
 SCRIPT = 400  # connections of the exact counts
 
 
@@ -55,11 +56,11 @@ def memory(stage: Stage, peer: Peer) -> None:
     with stage.peer(peer, [_route(stage, PORT, KEPT)], f"{peer.name}-m") as running:
         _hold_once(stage, stage.hosts.front)
         before = _resident(running.pids())
-        stage.record("memory", "resident, idle", "MiB", peer.name, before / 2**20)
+        stage.record("memory", RESIDENT, "MiB", peer.name, before / 2**20)
         kernel = _kernel_for_idle(stage, stage.hosts.front, PORT, lambda: _resident(running.pids()) - before)
-        stage.record("memory", "user, for each idle connection", "bytes", peer.name, kernel[1] / IDLE)
+        stage.record("memory", IDLE, "bytes", peer.name, kernel[1] / HELD)
         stage.record(
-            "memory", "kernel, for each idle connection", "bytes", peer.name, (kernel[0] - direct[0]) / IDLE
+            "memory", "kernel, for each idle connection", "bytes", peer.name, (kernel[0] - direct[0]) / HELD
         )
 
 
@@ -162,7 +163,7 @@ def _short(stage: Stage, peer: Peer, pids: list[int], what: str) -> None:
     with used(pids) as cpu:
         done = _churn(stage, PORT)["done"]
     if done:
-        stage.record("growth", f"CPU of the proxy, {what}", "µs", peer.name, cpu.own * 1e6 / done)
+        stage.record("growth", f"{CPU}, {what}", "µs", peer.name, cpu.own * 1e6 / done)
 
 
 @contextlib.contextmanager
@@ -191,9 +192,9 @@ def _hold_once(stage: Stage, host: str) -> None:
 def _kernel_for_idle(
     stage: Stage, host: str, port: int, also: Callable[[], float] = lambda: 0.0
 ) -> tuple[float, float]:
-    """Bytes of kernel memory for IDLE connections, and what `also` says while they are there."""
+    """Bytes of kernel memory for HELD connections, and what `also` says while they are there."""
     before = memory_of_kernel(Path("/proc/meminfo").read_text())
-    with _held(stage, host, port, IDLE):
+    with _held(stage, host, port, HELD):
         return memory_of_kernel(Path("/proc/meminfo").read_text()) - before, also()
 
 
