@@ -138,6 +138,7 @@ async def _chromium() -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
+            env=os.environ | {"TMPDIR": profile},  # it is killed, and leaves what it has there
         )
         try:
             async with aiohttp.ClientSession() as session:
