@@ -75,13 +75,14 @@ def serve(lab: Lab) -> Iterator[Serve]:
     names: list[str] = []
 
     def create(name: str, *options: str, image: str = IMAGE, command: Sequence[str] = ()) -> None:
-        await_running(lab, name, 0)  # the test before may have had one of this name
         names.append(name)
         docker(lab, "service", "create", "--quiet", "--detach", "--name", name, *options, image, *command)
 
     yield create
     for name in names:
         docker(lab, "service", "rm", name)
+    for name in names:  # else the next test takes their answers for those of its own
+        await_running(lab, name, 0)
 
 
 @pytest.fixture

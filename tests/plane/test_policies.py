@@ -202,6 +202,8 @@ def test_retries_are_bounded(mesh: Mesh) -> None:
     assert counts(mesh).failovers == 2
 
 
+@pytest.mark.alone
+@pytest.mark.slow
 def test_slow_start_begins_with_little(mesh: Mesh, server: MakeServer) -> None:
     old, new = server(named(b"old")), server(named(b"new"))
     mesh.serve(old.backend)
