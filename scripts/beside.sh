@@ -2,6 +2,8 @@
 # of a part bears its name, so that `grep '^lab '` shows one of them alone.
 
 declare -A PART_OF=() # by process id
+TOLD=$(mktemp -d) # what each part has printed
+TOLD_AGAIN=100    # lines of a part that has failed; the others' hide them
 INTERRUPTED=""
 
 # Starts a part, as the leader of a process group: an interrupt reaches all of it, and only once. We may have been
@@ -14,7 +16,7 @@ beside() {
     {
         trap '' INT TERM HUP # what follows the part's end is told, however that came about
         code=0
-        env --default-signal=INT,TERM,HUP "$@" 2>&1 </dev/null | sed -u "s/^/$name | /" || code=$?
+        env --default-signal=INT,TERM,HUP "$@" 2>&1 </dev/null | sed -u "s/^/$name | /" | tee "$TOLD/$name" || code=$?
         say "$name: $([ $code = 0 ] && echo passed || echo "FAILED with exit status $code"), after $SECONDS s"
         exit $code
     } &
@@ -37,8 +39,18 @@ finish() {
         ended_well "$pid" || failed+=" ${PART_OF[$pid]}"
     done
     PART_OF=()
+    [ -n "$INTERRUPTED" ] || tell_again $failed
+    rm -rf "$TOLD"
     [ -z "$INTERRUPTED" ] || exit 130
     [ -z "$failed" ] || die "FAILED:$failed"
+}
+
+tell_again() {
+    local name
+    for name in "$@"; do
+        say "$name: its last $TOLD_AGAIN lines again"
+        tail -n "$TOLD_AGAIN" "$TOLD/$name"
+    done
 }
 
 # A signal ends `wait`, but not the part: that takes its lab down.
