@@ -41,15 +41,17 @@ def waits(connection: socket.socket) -> None:
 
 @pytest.mark.alone
 @pytest.mark.slow
-@pytest.mark.parametrize(("handle", "limit"), [(closes, 12), (waits, 15)])
+@pytest.mark.parametrize(("handle", "limit", "watched"), [(closes, 12, 1), (waits, 15, 2)])
 def test_a_short_connection_takes_few_system_calls(
-    server: MakeServer, tmp_path: Path, handle: Handler, limit: int
+    server: MakeServer, tmp_path: Path, handle: Handler, limit: int, watched: int
 ) -> None:
     backend_port = server(handle).port
-    # Where a machine is so busy that answers take longer than usual, clients are watched, which costs more.
+    # A client whose answer is late is watched: one more epoll_ctl, and a recv that finds nothing. That is an
+    # accident of a slow machine, as long as it befalls less than half of them.
     runs = (calls_of_settled(backend_port, handle, tmp_path / f"trace-{run}") for run in range(4))
-    total = next((run for run in runs if run.total() < limit + 0.5), None)
-    assert total is not None, "in none of the runs"
+    total = next((run for run in runs if run["epoll_ctl"] < watched + 0.5), None)
+    assert total is not None, "most clients are watched, in all of the runs"
+    assert total.total() - 2 * max(0, total["epoll_ctl"] - watched) < limit + 0.5
     assert total["accept4"] <= 1.1, "none is spent on finding that nobody else is there"
     assert total["clock_gettime"] == 0
 
