@@ -18,9 +18,12 @@ from benchmarks.proxies import PEERS_BY_NAME, missing
 from benchmarks.report import report
 from benchmarks.results import Results, about, load
 from benchmarks.scaling import SCALINGS
+from benchmarks.share import why_not as why_no_share
 from benchmarks.stage import Stage, stage
 
 OUTPUT = Path("build/bench/results.json")
+STAGES = ("wire-one", "wire-share", "loopback-one", "wire-all", "loopback-all")
+QUICK = "wire-one"
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,22 @@ def _names(known: Sequence[str], given: str) -> list[str]:
     return wanted
 
 
+def _stages(options: argparse.Namespace) -> list[tuple[str, str]]:
+    wanted = [QUICK] if options.quick else _names(STAGES, options.stages)
+    reason = why_no_share()
+    if reason and "wire-share" in wanted:
+        _say(f"without the stage wire-share: {reason}")
+        wanted.remove("wire-share")
+    return [(topology, cores) for topology, _, cores in (name.partition("-") for name in wanted)]
+
+
 def _plan(options: argparse.Namespace) -> Plan:
     absent = missing()
     peers = [name for name in _names(list(PEERS_BY_NAME), options.peers) if name not in absent]
     if absent:
         _say(f"not on this machine, so left out: {', '.join(absent)}")
-    stages = (
-        [("wire", "one")]
-        if options.quick
-        else [(hosts, cores) for cores in ("one", "all") for hosts in ("wire", "loopback")]
-    )
     return Plan(
-        stages,
+        _stages(options),
         _names(list(AXES), options.axes),
         _names(list(SCALINGS), options.scalings),
         peers,
@@ -115,8 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     running = verbs.add_parser("run", help="measure, and write a JSON file")
     running.add_argument(
-        "--quick", action="store_true", help="one stage and three rounds instead of four and five"
+        "--quick", action="store_true", help=f"{QUICK} alone, and three rounds instead of five"
     )
+    running.add_argument("--stages", default=",".join(STAGES), help="of %(default)s")
     running.add_argument("--axes", default=",".join(AXES), help="of %(default)s")
     running.add_argument("--scalings", default=",".join(SCALINGS), help="of %(default)s; empty for none")
     running.add_argument("--peers", default=",".join(PEERS_BY_NAME), help="of %(default)s")

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.aims import judged
 from benchmarks.plots import ORDER, draw
 from benchmarks.results import Key, Results, rows
+from benchmarks.share import SHARE
 
 INTRODUCTION = """# Benchmarks
 
@@ -17,14 +18,16 @@ the distance between the quartiles as a share of it. **direct** is the server wi
 **kernel-dnat** an address rewritten by nftables: the limits, not peers. The configurations are in
 [peers/](peers). Stages: on the *wire* client, proxy and server are in network namespaces with veth
 cables, on *loopback* all on one host; with *one* the proxies have one core and everything else the
-others, with *all* everything runs anywhere. Who was the bottleneck is told by *idle*: with one core each,
-a proxy that had nothing left while the ends (load generator and server) had is the limit; where the ends
-had nothing left either, rates are squeezed together, and CPU for each connection says more. To measure
-again: `scripts/bench run`, or `scripts/bench run --quick` for one stage. `scripts/bench compare A B` puts
-two runs beside each other. On a Raspberry Pi it is the same command, `sudo scripts/bench run --output
-pi.json`: it refuses to measure a board that is hot, throttled or full, and writes down which board it
-was.
-"""
+others, with *share* they have SHARE of that core (a cgroup's quota), with *all* everything runs anywhere.
+Who was the bottleneck is told by *idle*: with one core each, a proxy that had nothing left while the ends
+(load generator and server) had is the limit; where the ends had nothing left either, rates are squeezed
+together, and CPU for each connection says more. That is what *share* is for: there the ends always have
+something left, as clients and servers on other machines have, and a rate is the proxy's own. Answer times
+there are mostly those of a proxy that waits for its share. To measure again: `scripts/bench run`, or
+`scripts/bench run --quick` for one stage. `scripts/bench compare A B` puts two runs beside each other. On
+a Raspberry Pi it is the same command, `sudo scripts/bench run --output pi.json`: it refuses to measure a
+board that is hot, throttled or full, and writes down which board it was.
+""".replace("SHARE", f"{SHARE:.0%}")
 
 
 def report(results: Results, output: Path | None) -> int:

@@ -19,6 +19,7 @@ from benchmarks.endpoints import CLOSED, DATAGRAMS, KEPT, LARGE
 from benchmarks.hosts import TOPOLOGIES, Host, Hosts
 from benchmarks.proxies import PEERS_BY_NAME, Peer, Route, Running, Setting
 from benchmarks.results import DIRECT, Key, Results
+from benchmarks.share import Share, share
 from benchmarks.tools import endpoint
 
 BULK = (5201, 5202)  # iperf3's servers: one of them serves at most 128 streams
@@ -54,6 +55,7 @@ class Stage:
     end_cpus: str
     results: Results
     seconds: float
+    share: Share | None = None
 
     def record(self, axis: str, measure: str, unit: str, target: str, value: float) -> None:
         """One sample."""
@@ -70,6 +72,8 @@ class Stage:
         """A peer for these routes, alone or beside others."""
         setting = Setting(self.hosts.proxy, routes, self.directory / name, self.proxy_cpus, prefix)
         with peer.serving(setting) as running:
+            if self.share is not None:
+                self.share.take(running.pids())
             yield running
 
     @contextlib.contextmanager
@@ -93,13 +97,19 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(topology: str, cores: str, results: Results, seconds: float) -> Iterator[Stage]:
-    """`cores` is "one" (proxies on the first CPU, the rest on the others) or "all" (everything anywhere)."""
+    """What proxies have of the processor is "one" core, a "share" of it, or "all", as everything has.
+
+    With one or a share everything else is on the other cores.
+    """
     cpus = sorted(os.sched_getaffinity(0))
-    pinned = cores == "one" and len(cpus) > 1
+    pinned = cores != "all" and len(cpus) > 1
     proxy, ends = (str(cpus[0]), ",".join(map(str, cpus[1:]))) if pinned else ("", "")
-    scratch = tempfile.TemporaryDirectory(prefix="meshlb-bench-")
-    with TOPOLOGIES[topology]() as hosts, scratch as directory, _server(hosts, ends):
-        yield Stage(f"{topology}-{cores}", hosts, Path(directory), proxy, ends, results, seconds)
+    with contextlib.ExitStack() as stack:
+        part = stack.enter_context(share()) if cores == "share" else None
+        hosts = stack.enter_context(TOPOLOGIES[topology]())
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="meshlb-bench-"))
+        stack.enter_context(_server(hosts, ends))
+        yield Stage(f"{topology}-{cores}", hosts, Path(directory), proxy, ends, results, seconds, part)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.results import CPU
+from benchmarks.share import SHARE, why_not
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,19 +32,34 @@ def namespaces() -> set[str]:
     return {line.split()[0] for line in found.stdout.splitlines() if line.startswith("meshlb-bench-")}
 
 
+def measured(output: Path) -> dict[tuple[str, str], dict[str, list[float]]]:
+    found = json.loads(output.read_text())["samples"]
+    return {(row["axis"], row["measure"]): row["peers"] for row in found}
+
+
 def test_a_run_from_measuring_to_comparing(tmp_path: Path) -> None:
     output, before = tmp_path / "results.json", namespaces()
     options = ["--quick", "--rounds", "1", "--seconds", "0.3", "--anyway", "--output", str(output)]
     done = bench("run", *options, "--peers", "meshlb,kernel-dnat", "--axes", "short", "--scalings", "")
     assert done.returncode == 0, done.stderr
     assert namespaces() <= before, "none is left behind"
-    samples = {
-        (row["axis"], row["measure"]): row["peers"] for row in json.loads(output.read_text())["samples"]
-    }
+    samples = measured(output)
     assert samples["short", "failed"] == {"direct": [0], "kernel-dnat": [0], "meshlb": [0]}
     assert min(rate for rates in samples["short", "rate"].values() for rate in rates) > 0
     assert "| short | rate, connections/s |" in bench("report", str(output)).stdout
     assert bench("compare", str(output), str(output)).returncode == 0
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_proxies_have_their_share_of_a_core_and_no_more(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    options = ["--stages", "wire-share", "--rounds", "1", "--anyway", "--output", str(output)]
+    done = bench("run", *options, "--peers", "meshlb", "--axes", "short", "--scalings", "")
+    assert done.returncode == 0, done.stderr
+    samples = measured(output)
+    (rate,), (each,) = samples["short", "rate"]["meshlb"], samples["short", CPU]["meshlb"]
+    assert 0 < rate * each / 1e6 < SHARE * 1.2
+    assert not list(Path("/sys/fs/cgroup").glob("**/meshlb-bench-*")), "no group is left behind"
 
 
 @pytest.mark.parametrize(
