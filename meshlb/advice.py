@@ -152,7 +152,7 @@ class Advice:
             self._ways.keep(remote.prepared)
 
     def _see(self, address: str, told: Shown) -> None:
-        self._elsewhere.take(address, told.kind, told.at, told.document)
+        self._elsewhere.take(address, told.kind, told.at, told.text)
 
     def _with_own(self, remote: Remote) -> Remote:
         """And what this node itself has prepared."""

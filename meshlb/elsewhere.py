@@ -60,14 +60,17 @@ class Elsewhere:
         """Whether other agents look."""
         (self.watched.set if on else self.watched.clear)()
 
-    def take(self, address: str, kind: str, at: float, document: Mapping[str, Any]) -> None:
-        """Keep what the agent at this address told, unless that would be too much; `at` is its own clock."""
+    def take(self, address: str, kind: str, at: float, told: str) -> None:
+        """Keep what the agent at this address told, unless that would be too much; `at` is its own clock.
+
+        `told` is a JSON object that has a member at least.
+        """
         if not self._looking:
             return
         self._forget((kind, address))
         ahead = round(at - time.time(), 1)
-        about = {"node": address, "time": at, "ahead": ahead}
-        text = json.dumps(about | dict(document), separators=(",", ":"))
+        about = json.dumps({"node": address, "time": at, "ahead": ahead}, separators=(",", ":"))
+        text = f"{about[:-1]},{told[1:]}"
         if self._size + len(text) <= MOST_BYTES:
             self._number += 1
             self._size += len(text)

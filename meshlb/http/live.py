@@ -53,6 +53,7 @@ class Live:
         self._listeners: set[Listener] = set()
         self._wake = asyncio.Event()
         self._number = 0
+        self._announced: tuple[int, int] | None = None  # what was newest when listeners were told to look
         self._shown: Status | None = None
         self._window = Window()
         self._counted_at = 0.0
@@ -69,6 +70,7 @@ class Live:
             self._telling.clear()
             self._shown, self._window, self._counted_at = None, Window(), 0.0
         self._listeners.add(listener)
+        self._announced = None
         self._wake.set()
         return listener
 
@@ -94,14 +96,17 @@ class Live:
         """Look once."""
         self._elsewhere.look(bool(self._listeners))
         status = await self._status()
-        told = self.timeline.last
         self._look_at_nodes(status)
         await self._look_at_failovers(status)
         if self._listeners:
             self._show(status)
-            await self._count()
-            self._relay()
-        if self._listeners or told != self.timeline.last:
+            due = time.monotonic() - self._counted_at >= COUNTS
+            if due:
+                await self._count()
+            self._relay(counts=due)
+        newest = self._number, self.timeline.last
+        if newest != self._announced:
+            self._announced = newest
             for listener in self._listeners:
                 listener.look()
 
@@ -129,20 +134,24 @@ class Live:
             self._publish("status", status_document(status))
 
     async def _count(self) -> None:
-        now = time.monotonic()
-        if self._statistics is None or now - self._counted_at < COUNTS:
-            return
-        found, self._counted_at = await self._statistics(), now
-        self._window.look(now, found)
-        self._publish("counts", live_document(found, self._window, time.time()))
+        now = self._counted_at = time.monotonic()
+        if self._statistics is not None:
+            found = await self._statistics()
+            self._window.look(now, found)
+            self._publish("counts", live_document(found, self._window, time.time()))
 
-    def _relay(self) -> None:
-        """What other agents have told, and which of them tell what they count."""
+    def _relay(self, counts: bool) -> None:
+        """What other agents have told, and which of them tell what they count.
+
+        Their `counts` go with our own, as one message: each costs as much as what it says.
+        """
         told = self._elsewhere.told()
-        for (kind, address), each in told.items():
-            if self._relayed.get((kind, address)) != each.number:
-                self._relayed[kind, address] = each.number
-                self._keep(f"{kind} {address}", event(f"node-{kind}", each.text))
+        for key, each in told.items():
+            kind, _ = key
+            known = self._relayed.get(key)
+            if known is None or (known != each.number and (counts or kind != "counts")):
+                self._relayed[key] = each.number
+                self._keep(" ".join(key), event(f"node-{kind}", each.text))
         for key in self._relayed.keys() - told.keys():
             del self._relayed[key], self.messages[" ".join(key)]
         telling = {address for kind, address in told if kind == "counts"}

@@ -8,8 +8,11 @@ somebody looks, and has no need of what makes parsing states slow.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from meshlb.peers.message import MessageError
@@ -27,25 +30,31 @@ BYTES_PER_SECOND = 200e3  # of counts, to one who looks; more of them come more 
 _EARLY = 0.2  # seconds: counts are made once a second, and not to be missed by a moment
 
 _MARK = '{"shown":'
+_HEAD = re.compile(r'\{"shown":"[a-z]+","at":[-+.eE0-9]+,')
 _MOST = 2**53
 _MOST_OF = {"ports": MAX_PORTS, "backends": MAX_BACKENDS, "events": MAX_EVENTS}
-_PORT = {"port": str} | dict.fromkeys(("open", "accepted", "failed", "failovers", "received", "sent"), int)
-_BACKEND = {"port": str, "task": str, "aside": bool} | dict.fromkeys(
+_BUCKETS: dict[str, type] = {"connect_buckets": list, "first_byte_buckets": list}
+_PORT: dict[str, type] = {"port": str} | dict.fromkeys(
+    ("open", "accepted", "failed", "failovers", "received", "sent"), int
+)
+_BACKEND: dict[str, type] = {"port": str, "task": str, "aside": bool} | dict.fromkeys(
     ("active", "connected", "failed", "received", "sent"), int
 )
-_INT = frozenset({int})
-_BUCKETS = ("connect_buckets", "first_byte_buckets")
+_ROWS = {"ports": _PORT | _BUCKETS, "backends": _BACKEND | _BUCKETS}
 _EVENT = {"id": int, "kind": str, "text": str}
-_ABOUT = ("service", "port", "task", "node")
+_ABOUT = dict.fromkeys(("service", "port", "task", "node"), str)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Counts, or the newest events, oldest first. `kind` is COUNTS or EVENTS, `at` seconds since 1970."""
+    """Counts, or the newest events, oldest first. `kind` is COUNTS or EVENTS, `at` seconds since 1970.
+
+    `text` is a JSON object of one line of ASCII, to be told on as it is.
+    """
 
     kind: str
     at: float
-    document: dict[str, Any]
+    text: str
 
 
 def encode(kind: str, at: float, document: Mapping[str, Any]) -> str:
@@ -71,12 +80,21 @@ def decode(text: str) -> Shown:
         raise MessageError("it is not an object")
     at, kind = _time(found.get("at")), found["shown"]
     if kind == COUNTS:
-        ports = _list(found, "ports", MAX_PORTS, lambda row: _counts(row, _PORT))
-        backends = _list(found, "backends", MAX_BACKENDS, lambda row: _counts(row, _BACKEND))
-        return Shown(COUNTS, at, {"ports": ports, "backends": backends})
-    if kind == EVENTS:
-        return Shown(EVENTS, at, {"events": _list(found, "events", MAX_EVENTS, _event)})
-    raise MessageError("it shows something unknown")
+        document = {name: _counts(_list(found, name), _ROWS[name]) for name in _ROWS}
+    elif kind == EVENTS:
+        document = {"events": _events(_list(found, "events"))}
+    else:
+        raise MessageError("it shows something unknown")
+    return Shown(kind, at, _told_on(text, found, document))
+
+
+def _told_on(text: str, found: dict[str, Any], document: dict[str, Any]) -> str:
+    """What is known of a message, as it came where that is all of it: writing it anew takes a while."""
+    head = _HEAD.match(text)
+    rest = {name: value for name, value in found.items() if name not in ("shown", "at")}
+    if head and rest == document and text.isascii() and text.isprintable():  # else it may have line ends
+        return "{" + text[head.end() :]
+    return json.dumps(document, separators=(",", ":"))
 
 
 def asks(seconds: float) -> str:
@@ -95,34 +113,45 @@ def asked(text: str) -> float:
     return min(max(float(seconds), SOONEST), LATEST) if seconds else 0.0
 
 
-def _counts(row: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
-    found = _members(row, kinds)
-    for name in _BUCKETS:
-        buckets = found[name] = row.get(name)
-        if not isinstance(buckets, list) or len(buckets) > MAX_BUCKETS or len(buckets) % 2:
-            raise MessageError("a row has no buckets")
-        if buckets and (not _INT.issuperset(map(type, buckets)) or min(buckets) < 0 or max(buckets) > _MOST):
-            raise MessageError("a row has buckets with what is no count")
-    return found
+def _counts(rows: list[Any], kinds: Mapping[str, type]) -> list[dict[str, Any]]:
+    """The rows with the members that are known."""
+    _check(rows, kinds)
+    return [row if len(row) == len(kinds) else {name: row[name] for name in kinds} for row in rows]
 
 
-def _members(row: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """Thousands come each second: as much as can be is done by what is written in C."""
-    if not isinstance(row, dict):
+def _events(rows: list[Any]) -> list[dict[str, Any]]:
+    _check(rows, _EVENT)
+    for row in rows:
+        _time(row.get("time"))
+    for name, kind in _ABOUT.items():
+        _check_column(name, kind, [row[name] for row in rows if name in row])
+    known = (*_EVENT, "time", *_ABOUT)
+    return [{name: row[name] for name in known if name in row} for row in rows]
+
+
+def _check(rows: list[Any], kinds: Mapping[str, type]) -> None:
+    """Thousands come each second: column by column, all is done by what is written in C."""
+    if not {dict}.issuperset(map(type, rows)):
         raise MessageError("a row is not an object")
-    found = {name: row.get(name) for name in kinds}
-    if list(map(type, found.values())) != list(kinds.values()):  # a bool is an int to isinstance()
-        raise MessageError(f"a row has {', '.join(kinds)} of other types than these should have")
-    for value in found.values():
-        if (type(value) is int and not 0 <= value <= _MOST) or (type(value) is str and len(value) > MAX_TEXT):
-            raise MessageError("a row has a text or a number that is too large")
-    return found
+    try:
+        columns = [*zip(*map(itemgetter(*kinds), rows), strict=True)]
+    except KeyError as error:
+        raise MessageError(f"a row has no {error.args[0]}") from None
+    for (name, kind), column in zip(kinds.items(), columns or [()] * len(kinds), strict=True):
+        _check_column(name, kind, column)
 
 
-def _event(row: Any) -> dict[str, Any]:
-    found = _members(row, _EVENT) | {"time": _time(row.get("time"))}
-    about = {name: str for name in _ABOUT if name in row}
-    return found | _members(row, about)
+def _check_column(name: str, kind: type, column: Sequence[Any]) -> None:
+    if not {kind}.issuperset(map(type, column)):  # a bool is an int to isinstance()
+        raise MessageError(f"a row has a {name} that is no {kind.__name__}")
+    if kind is int and column and not (min(column) >= 0 and max(column) <= _MOST):
+        raise MessageError(f"a row has a {name} that is no count")
+    if kind is str and max(map(len, column), default=0) > MAX_TEXT:
+        raise MessageError(f"a row has a {name} that is too long")
+    if kind is list:
+        if any(size % 2 or size > MAX_BUCKETS for size in map(len, column)):
+            raise MessageError(f"a row has {name} that are none")
+        _check_column(name, int, [*chain.from_iterable(column)])
 
 
 def _time(found: Any) -> float:
@@ -131,13 +160,11 @@ def _time(found: Any) -> float:
     return float(found)
 
 
-def _list(
-    members: dict[str, Any], key: str, most: int, parse: Callable[[Any], dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _list(members: dict[str, Any], key: str) -> list[Any]:
     found = members.get(key)
-    if not isinstance(found, list) or len(found) > most:
+    if not isinstance(found, list) or len(found) > _MOST_OF[key]:
         raise MessageError(f"it has {key} that are not a list, or too many")
-    return [parse(item) for item in found]
+    return found
 
 
 class Looker:

@@ -294,12 +294,12 @@ def test_what_other_agents_tell_is_passed_on_while_somebody_listens() -> None:
                 "127.0.0.1:0", mesh.ask, None, mesh.statistics, Timeline(), elsewhere=elsewhere
             ) as url,
         ):
-            elsewhere.take(there, "counts", 5.0, {"ports": []})  # nobody looks
+            elsewhere.take(there, "counts", 5.0, '{"ports":[]}')  # nobody looks
             async with hearing(url) as told:
                 await first(told, "counts")
                 assert looks == [False, True]
-                elsewhere.take(there, "counts", time.time() + 60, {"ports": [HOSTILE]})
-                elsewhere.take(there, "events", 5.0, {"events": []})
+                elsewhere.take(there, "counts", time.time() + 60, json.dumps({"ports": [HOSTILE]}))
+                elsewhere.take(there, "events", 5.0, '{"events":[]}')
                 found = await first(told, "node-counts")
                 assert (found["node"], found["ports"]) == (there, [HOSTILE])
                 assert 50 < found["ahead"] < 70
@@ -323,5 +323,5 @@ def test_agents_together_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch)
     elsewhere.look(True)
     for address in ("192.0.2.2", "192.0.2.3"):
         for _ in range(9):  # what is replaced takes no place
-            elsewhere.take(address, "counts", 1.0, {"text": "x" * 600})
+            elsewhere.take(address, "counts", 1.0, json.dumps({"text": "x" * 600}))
     assert list(elsewhere.told()) == [("counts", "192.0.2.2")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -114,7 +115,7 @@ def test_all_nodes_are_added_up_and_each_can_be_seen_alone() -> None:
 
     async def tell(at: float) -> None:
         window.look(at, found := await mesh.statistics())
-        elsewhere.take(there, "counts", at, told_document(found, window, at, 100))
+        elsewhere.take(there, "counts", at, json.dumps(told_document(found, window, at, 100)))
 
     async def scenario(page: Page, url: str) -> None:
         await page.open(url, 1024)
@@ -126,7 +127,7 @@ def test_all_nodes_are_added_up_and_each_can_be_seen_alone() -> None:
             {"id": 1, "time": own + 3600, "kind": "task-down", "text": "web.1 is down"},
             {"id": 2, "time": own + 3600, "kind": "failover", "text": HOSTILE},
         ]
-        elsewhere.take(there, "events", own + 3600, {"events": events})  # its clock is wrong
+        elsewhere.take(there, "events", own + 3600, json.dumps({"events": events}))  # its clock is wrong
         await tell(own - 1)
         await page.until(
             "/2 of 3 nodes.*the agent of node3/.test(document.getElementById('scope').textContent)"

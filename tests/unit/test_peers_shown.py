@@ -43,16 +43,40 @@ DOCUMENT: dict[str, Any] = {"ports": [PORT], "backends": [ROW]}
 def test_what_is_shown_arrives_without_what_is_not_known() -> None:
     text = encode(COUNTS, 12.25, {**DOCUMENT, "time": 12.25})
     assert shown.is_shown(text)
-    assert decode(text) == Shown(COUNTS, 12.25, DOCUMENT)
+    assert decode(text) == Shown(COUNTS, 12.25, json.dumps(DOCUMENT, separators=(",", ":")))
     told = {**EVENT, "secret": "x"}
-    assert decode(encode(EVENTS, 1.0, {"events": [told]})).document == {"events": [EVENT]}
+    assert json.loads(decode(encode(EVENTS, 1.0, {"events": [told]})).text) == {"events": [EVENT]}
+    told = {"ports": [], "backends": [ROW, {**ROW, "secret": "x"}]}
+    assert json.loads(decode(encode(COUNTS, 1.0, told)).text)["backends"] == [ROW, ROW]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"t1"', '"\u00e4"'),  # not ASCII
+        ('"ports":', '\n"ports":'),
+        ('"ports":', '\r\n\r\n"ports":'),
+        ('"ports":', '\t"ports":'),
+        ('"at":1.0', '"at":"a,b","at":1.0'),
+        ('"at":1.0', '"at":1.0,"secret":"x"'),
+        ('"at":1.0', '"secret":NaN,"at":1.0'),
+        ('"shown":"counts","at":1.0,', '"shown":"events","shown":"counts","at":1.0,'),
+    ],
+)
+def test_what_is_told_on_is_one_line_of_what_is_known(change: tuple[str, str]) -> None:
+    text = encode(COUNTS, 1.0, DOCUMENT)
+    told = decode(text.replace(*change)).text
+    assert told.isascii()
+    assert told.isprintable()
+    assert json.loads(told).keys() == {"ports", "backends"}
 
 
 def test_no_more_is_told_than_is_taken() -> None:
     told = decode(encode(COUNTS, 1.0, {"ports": [], "backends": [ROW] * (MAX_BACKENDS + 1)}))
-    assert len(told.document["backends"]) == MAX_BACKENDS
+    assert len(json.loads(told.text)["backends"]) == MAX_BACKENDS
     events = [{**EVENT, "id": number} for number in range(100)]
-    assert decode(encode(EVENTS, 1.0, {"events": events})).document["events"][-1]["id"] == 99
+    told = decode(encode(EVENTS, 1.0, {"events": events}))
+    assert json.loads(told.text)["events"][-1]["id"] == 99
 
 
 @pytest.mark.parametrize(
