@@ -17,7 +17,8 @@ _HISTOGRAM = "2Q24I"
 _PORT = struct.Struct("=14Q" + 3 * _HISTOGRAM)
 _BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
 _TOTALS = struct.Struct("=14Q")
-_BACKEND_NUMBERS = struct.Struct("=9Q2I" + 3 * "2Q96x")  # without the buckets
+_PORT_BARE, _BACKEND_BARE = (struct.Struct(row + 3 * "2Q96x") for row in ("=14Q", "=9Q2I"))  # no buckets
+PORT_NUMBERS, BACKEND_NUMBERS = 20, 17  # in a bare row
 _WORKER = struct.Struct("=Q" + _HISTOGRAM)
 PORT_ROW, BACKEND_ROW = _PORT.size, _BACKEND.size  # bytes
 TIMES = struct.Struct("=" + 2 * _HISTOGRAM)  # of a row: the time to connect, and to the first byte
@@ -48,9 +49,13 @@ class Statistics:
         rows = _BACKEND.iter_unpack(self.backend_rows)
         return ((*of, _backend_counts(row)) for of, row in zip(self.backends, rows, strict=True))
 
+    def of_ports_bare(self) -> Iterator[tuple[Port, tuple[int, ...]]]:
+        """Every port with the bare numbers of its row, its histograms' totals and counts: the fast way."""
+        return zip(self.ports, _PORT_BARE.iter_unpack(self.port_rows), strict=True)
+
     def of_backends_bare(self) -> Iterator[tuple[tuple[Port, Backend], tuple[int, ...]]]:
-        """Every backend with the bare numbers of its row, its histograms' totals and counts: the fast way."""
-        return zip(self.backends, _BACKEND_NUMBERS.iter_unpack(self.backend_rows), strict=True)
+        """The same of every backend."""
+        return zip(self.backends, _BACKEND_BARE.iter_unpack(self.backend_rows), strict=True)
 
     def of_workers(self) -> Iterator[tuple[int, Histogram]]:
         """The turns of every worker's loop, and how long some of them took."""

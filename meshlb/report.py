@@ -5,15 +5,17 @@ Labels are left out on purpose: those of other programs may hold secrets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from heapq import nlargest
+from operator import sub
 from typing import Any
 
-from meshlb.counts import Statistics
-from meshlb.model import Node, Port, PortCounts, PortState, PortStatus, Service, Status, Task
+from meshlb.counts import BACKEND_NUMBERS, PORT_NUMBERS, Statistics
+from meshlb.model import Node, Port, PortState, PortStatus, Service, Status, Task
 from meshlb.table import Backend
 from meshlb.timeline import Event
-from meshlb.window import Window, quantiles
+from meshlb.window import Buckets, Window, quantiles
 
 API = 1  # the version in the paths; members may be added to it, what is there keeps its meaning
 _TIMES = ("connect", "first_byte")
@@ -106,56 +108,69 @@ def event_document(event: Event) -> dict[str, Any]:
 def live_document(statistics: Statistics, window: Window, at: float) -> dict[str, Any]:
     """The counts of /api/v1/events, at a time in seconds since 1970; `window` says what is usual of late."""
     found = told_document(statistics, window, at, len(statistics.backends), idle=True)
-    for row in found["ports"]:  # those of backends are for who wants them to take from the buckets
-        for name in _TIMES:
-            row[name] = quantiles(row[f"{name}_buckets"])
+    ports = found["ports"]  # those of backends are for who wants them to take from the buckets
+    for name in _TIMES:
+        ports[name] = [quantiles(each) for each in ports[f"{name}_buckets"]]
     return found
 
 
 def told_document(
     statistics: Statistics, window: Window, at: float, most: int, idle: bool = False
 ) -> dict[str, Any]:
-    """The same as other agents are told: of the `most` backends that were chosen most, if they ever were."""
+    """The same as other agents are told: of the `most` backends that were chosen most, if they ever were.
+
+    As columns: they are written and checked several times as fast as rows, and are half as long.
+    """
     backends = [each for each in statistics.of_backends_bare() if idle or each[1][0]]
     if len(backends) > most:
         backends = nlargest(most, backends, key=lambda each: each[1][0])
     return {
         "time": round(at, 3),
-        "ports": [_port_counts(port, counts, window) for port, counts in statistics.of_ports()],
-        "backends": [_backend_counts(*of, counts, window) for of, counts in backends],
+        "ports": _port_columns(list(statistics.of_ports_bare()), window),
+        "backends": _backend_columns(backends, window),
     }
 
 
-def _port_counts(port: Port, counts: PortCounts, window: Window) -> dict[str, Any]:
-    connect, first_byte = window.buckets(port)
+def _port_columns(found: list[tuple[Port, tuple[int, ...]]], window: Window) -> dict[str, Any]:
+    ports = [port for port, _ in found]
+    accepted, closed, failovers, _, received, sent, _, _, *_ = _columns(found, PORT_NUMBERS)
     return {
-        "port": str(port),
-        "open": counts.accepted - counts.closed,
-        "accepted": counts.accepted,
-        "failed": sum(asdict(counts.refused).values()),
-        "failovers": counts.failovers,
-        "received": counts.received,
-        "sent": counts.sent,
-        "connect_buckets": connect,
-        "first_byte_buckets": first_byte,
+        "port": [str(port) for port in ports],
+        "open": list(map(sub, accepted, closed)),
+        "accepted": accepted,
+        "failed": [sum(row[8:14]) for _, row in found],
+        "failovers": failovers,
+        "received": received,
+        "sent": sent,
+        **_bucket_columns([window.buckets(port) for port in ports]),
     }
 
 
-def _backend_counts(port: Port, of: Backend, counts: tuple[int, ...], window: Window) -> dict[str, Any]:
-    _, _, connected, failed, received, sent, _, _, _, active, standing, *_ = counts
-    connect, first_byte = window.buckets((port, of.task, of.address, of.port))
+def _backend_columns(
+    found: list[tuple[tuple[Port, Backend], tuple[int, ...]]], window: Window
+) -> dict[str, Any]:
+    of = [each for each, _ in found]
+    _, _, connected, failed, received, sent, _, _, _, active, standing, *_ = _columns(found, BACKEND_NUMBERS)
+    keys = [(port, backend.task, backend.address, backend.port) for port, backend in of]
     return {
-        "port": str(port),
-        "task": of.task,
+        "port": [str(port) for port, _ in of],
+        "task": [backend.task for _, backend in of],
         "active": active,
         "connected": connected,
         "failed": failed,
         "received": received,
         "sent": sent,
-        "aside": standing != 0,
-        "connect_buckets": connect,
-        "first_byte_buckets": first_byte,
+        "aside": list(map(bool, standing)),
+        **_bucket_columns([window.buckets(key) for key in keys]),
     }
+
+
+def _bucket_columns(found: list[tuple[Buckets, Buckets]]) -> dict[str, Any]:
+    return {f"{name}_buckets": [each[at] for each in found] for at, name in enumerate(_TIMES)}
+
+
+def _columns(found: Sequence[tuple[Any, tuple[int, ...]]], count: int) -> Sequence[Sequence[int]]:
+    return list(zip(*(row for _, row in found), strict=True)) or [()] * count
 
 
 def counts_document(statistics: Statistics) -> dict[str, Any]:

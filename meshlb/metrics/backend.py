@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from meshlb.counts import Statistics
+from meshlb.counts import BACKEND_NUMBERS, Statistics
 from meshlb.metrics.exposition import Family, escaped, inserted
 from meshlb.metrics.port import PORT
 from meshlb.model import BackendState, Port, Protocol
@@ -15,7 +15,6 @@ from meshlb.table import Backend
 
 MOST = 20_000
 BACKEND = (*PORT, "task", "node")
-NUMBERS = 17  # in a row
 
 _Found = tuple[bool, str, str, Backend, tuple[int, ...]]  # whether it is TCP, and what a column has
 
@@ -55,7 +54,7 @@ def of_backends(
 
 def _columns(found: list[_Found]) -> _Rows:
     _, labels, of, backends, counts = zip(*found, strict=True) if found else ((),) * 5
-    return _Rows(labels, of, backends, tuple(zip(*counts, strict=True)) or ((),) * NUMBERS)
+    return _Rows(labels, of, backends, tuple(zip(*counts, strict=True)) or ((),) * BACKEND_NUMBERS)
 
 
 def _of_states(rows: _Rows, ports: Mapping[Port, str]) -> Family:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 from meshlb.peers.message import MessageError
@@ -40,7 +39,7 @@ _PORT: dict[str, type] = {"port": str} | dict.fromkeys(
 _BACKEND: dict[str, type] = {"port": str, "task": str, "aside": bool} | dict.fromkeys(
     ("active", "connected", "failed", "received", "sent"), int
 )
-_ROWS = {"ports": _PORT | _BUCKETS, "backends": _BACKEND | _BUCKETS}
+_COLUMNS = {"ports": _PORT | _BUCKETS, "backends": _BACKEND | _BUCKETS}
 _EVENT = {"id": int, "kind": str, "text": str}
 _ABOUT = dict.fromkeys(("service", "port", "task", "node"), str)
 
@@ -59,8 +58,13 @@ class Shown:
 
 def encode(kind: str, at: float, document: Mapping[str, Any]) -> str:
     """The message, with no more of each than a receiver takes."""
-    cut = {name: document[name][-most:] for name, most in _MOST_OF.items() if name in document}
+    cut = {name: _cut(document[name], most) for name, most in _MOST_OF.items() if name in document}
     return json.dumps({"shown": kind, "at": round(at, 3)} | cut, separators=(",", ":"))
+
+
+def _cut(table: Any, most: int) -> Any:
+    """Of rows, or of every column, the last."""
+    return {name: each[-most:] for name, each in table.items()} if isinstance(table, dict) else table[-most:]
 
 
 def is_shown(text: str) -> bool:
@@ -79,10 +83,11 @@ def decode(text: str) -> Shown:
     if not isinstance(found, dict):
         raise MessageError("it is not an object")
     at, kind = _time(found.get("at")), found["shown"]
+    document: dict[str, Any]
     if kind == COUNTS:
-        document = {name: _counts(_list(found, name), _ROWS[name]) for name in _ROWS}
+        document = {name: _table(found.get(name), name, kinds) for name, kinds in _COLUMNS.items()}
     elif kind == EVENTS:
-        document = {"events": _events(_list(found, "events"))}
+        document = {"events": _events(found.get("events"))}
     else:
         raise MessageError("it shows something unknown")
     return Shown(kind, at, _told_on(text, found, document))
@@ -113,44 +118,43 @@ def asked(text: str) -> float:
     return min(max(float(seconds), SOONEST), LATEST) if seconds else 0.0
 
 
-def _counts(rows: list[Any], kinds: Mapping[str, type]) -> list[dict[str, Any]]:
-    """The rows with the members that are known."""
-    _check(rows, kinds)
-    return [row if len(row) == len(kinds) else {name: row[name] for name in kinds} for row in rows]
+def _table(found: Any, name: str, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The columns that are known. Thousands of rows come each second: all is done by what is written in C."""
+    if not isinstance(found, dict):
+        raise MessageError(f"it has {name} that are no table")
+    columns: dict[str, Any] = {column: found.get(column) for column in kinds}
+    for column, kind in kinds.items():
+        _check_column(column, kind, columns[column])
+    if len(set(map(len, columns.values()))) > 1 or len(columns["port"]) > _MOST_OF[name]:
+        raise MessageError(f"it has {name} of which a column is longer than another, or too many")
+    return columns
 
 
-def _events(rows: list[Any]) -> list[dict[str, Any]]:
-    _check(rows, _EVENT)
-    for row in rows:
-        _time(row.get("time"))
+def _events(found: Any) -> list[dict[str, Any]]:
+    if not isinstance(found, list) or len(found) > MAX_EVENTS or not {dict}.issuperset(map(type, found)):
+        raise MessageError("it has events that are not a list of objects, or too many")
+    for name, kind in _EVENT.items():
+        _check_column(name, kind, [row.get(name) for row in found])
     for name, kind in _ABOUT.items():
-        _check_column(name, kind, [row[name] for row in rows if name in row])
+        _check_column(name, kind, [row[name] for row in found if name in row])
+    for row in found:
+        _time(row.get("time"))
     known = (*_EVENT, "time", *_ABOUT)
-    return [{name: row[name] for name in known if name in row} for row in rows]
+    return [{name: row[name] for name in known if name in row} for row in found]
 
 
-def _check(rows: list[Any], kinds: Mapping[str, type]) -> None:
-    """Thousands come each second: column by column, all is done by what is written in C."""
-    if not {dict}.issuperset(map(type, rows)):
-        raise MessageError("a row is not an object")
-    try:
-        columns = [*zip(*map(itemgetter(*kinds), rows), strict=True)]
-    except KeyError as error:
-        raise MessageError(f"a row has no {error.args[0]}") from None
-    for (name, kind), column in zip(kinds.items(), columns or [()] * len(kinds), strict=True):
-        _check_column(name, kind, column)
-
-
-def _check_column(name: str, kind: type, column: Sequence[Any]) -> None:
-    if not {kind}.issuperset(map(type, column)):  # a bool is an int to isinstance()
-        raise MessageError(f"a row has a {name} that is no {kind.__name__}")
+def _check_column(name: str, kind: type, column: Any) -> None:
+    if not isinstance(column, list) or not {kind}.issuperset(
+        map(type, column)
+    ):  # True is an int to isinstance()
+        raise MessageError(f"it has a {name} that is no {kind.__name__}")
     if kind is int and column and not (min(column) >= 0 and max(column) <= _MOST):
-        raise MessageError(f"a row has a {name} that is no count")
+        raise MessageError(f"it has a {name} that is no count")
     if kind is str and max(map(len, column), default=0) > MAX_TEXT:
-        raise MessageError(f"a row has a {name} that is too long")
+        raise MessageError(f"it has a {name} that is too long")
     if kind is list:
         if any(size % 2 or size > MAX_BUCKETS for size in map(len, column)):
-            raise MessageError(f"a row has {name} that are none")
+            raise MessageError(f"it has {name} that are none")
         _check_column(name, int, [*chain.from_iterable(column)])
 
 
@@ -158,13 +162,6 @@ def _time(found: Any) -> float:
     if type(found) not in (int, float) or not 0 <= found < 1e11:
         raise MessageError("it has a time that is none")
     return float(found)
-
-
-def _list(members: dict[str, Any], key: str) -> list[Any]:
-    found = members.get(key)
-    if not isinstance(found, list) or len(found) > _MOST_OF[key]:
-        raise MessageError(f"it has {key} that are not a list, or too many")
-    return found
 
 
 class Looker:

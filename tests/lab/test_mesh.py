@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import ipaddress
 import json
-import os
 import socket
 import time
 import urllib.request
@@ -13,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from cpu_time import used_by
 from docker_cli import Serve, docker, scale
 from load import EchoHold, Load
 from waiting import eventually
@@ -220,13 +220,8 @@ def test_an_idle_agent_is_quiet(lab: Lab, agents: dict[str, object], serve: Serv
     await_containers(lab, 1)
     pids = [agent.process.pid for agent in agents.values()]  # type: ignore[attr-defined]
     time.sleep(12)  # the looks that follow a change are over
-    before, began = [_cpu_seconds(pid) for pid in pids], time.monotonic()
+    before, began = [used_by(pid) for pid in pids], time.monotonic()
     time.sleep(20)
     elapsed = time.monotonic() - began
-    shares = [(_cpu_seconds(pid) - then) / elapsed for pid, then in zip(pids, before, strict=True)]
+    shares = [(used_by(pid) - then) / elapsed for pid, then in zip(pids, before, strict=True)]
     assert max(shares) <= 0.01, shares
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

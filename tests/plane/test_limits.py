@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from cpu_time import used_by
 from mesh import exactly
 from plane_process import PlaneProcess, exchange, quiet_echo, raise_limit
 from waiting import eventually
@@ -28,11 +27,6 @@ def serving(descriptors: int = 0) -> Iterator[PlaneProcess]:
 def speaks(client: socket.socket) -> bool:
     client.sendall(b"still")
     return exactly(client, 5) == b"still"
-
-
-def processor_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow
@@ -54,11 +48,11 @@ def test_at_the_limit_clients_wait_and_are_served_later() -> None:
         eventually(lambda: waits(plane), timeout=30, what="it to take no more")
         served = plane.look()["open"]
         assert 20 <= served < FEW // 2
-        before, began = processor_seconds(plane.pid), time.monotonic()
+        before, began = used_by(plane.pid), time.monotonic()
         for _ in range(20):
             time.sleep(0.05)
             assert plane.look()["open"] == served
-        busy = (processor_seconds(plane.pid) - before) / (time.monotonic() - began)
+        busy = (used_by(plane.pid) - before) / (time.monotonic() - began)
         assert busy < 0.3, "it does not spin"
         assert answered(clients) == FEW
         eventually(lambda: plane.look()["open"] == 0, timeout=30, what="all to end")

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from agent_process import Agent, free_port
 from browser import Page, needed, tabs
+from cpu_time import used_by
 
 pytestmark = [
     needed,
@@ -31,17 +32,11 @@ ROWS = "document.querySelectorAll('#service-list tbody tr').length"
 PLAIN = {"Accept-Encoding": "gzip", "Accept": "text/plain"}
 
 
-def processor(pid: int) -> float:
-    """Seconds of a core that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def share(pid: int) -> float:
     """Of a core, over WINDOW."""
-    before = processor(pid)
+    before = used_by(pid)
     await asyncio.sleep(WINDOW)
-    return (processor(pid) - before) / WINDOW
+    return (used_by(pid) - before) / WINDOW
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from cpu_time import cpu_of
 from mesh import MakeServer, Mesh, backend, echo, full_listener
-from thread_time import cpu_of
 from waiting import eventually
 
 from meshlb.model import Port

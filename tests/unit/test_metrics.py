@@ -15,12 +15,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from cpu_time import cpu_of
 from mesh import Mesh, backend
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 from promtool import promtool
-from thread_time import cpu_of
 
 from meshlb.counts import Statistics
 from meshlb.http import scrape

@@ -13,31 +13,32 @@ from meshlb.peers import shown
 from meshlb.peers.message import LOOKING, SUBPROTOCOL, MessageError
 from meshlb.peers.shown import COUNTS, EVENTS, MAX_BACKENDS, Looker, Shown, asked, asks, decode, encode
 
-ROW = {
-    "port": "80/tcp",
-    "task": "t1",
-    "active": 1,
-    "connected": 2,
-    "failed": 3,
-    "received": 4,
-    "sent": 5,
-    "aside": False,
-    "connect_buckets": [2, 7],
-    "first_byte_buckets": [],
+ROWS: dict[str, list[Any]] = {
+    "port": ["80/tcp", "80/tcp"],
+    "task": ["t1", "t2"],
+    "active": [1, 0],
+    "connected": [2, 0],
+    "failed": [3, 0],
+    "received": [4, 0],
+    "sent": [5, 0],
+    "aside": [False, True],
+    "connect_buckets": [[2, 7], []],
+    "first_byte_buckets": [[], [3, 1]],
 }
-PORT = {
-    "port": "80/tcp",
-    "open": 1,
-    "accepted": 2,
-    "failed": 3,
-    "failovers": 4,
-    "received": 5,
-    "sent": 6,
-    "connect_buckets": [],
-    "first_byte_buckets": [1, 2],
+PORTS: dict[str, list[Any]] = {
+    "port": ["80/tcp"],
+    "open": [1],
+    "accepted": [2],
+    "failed": [3],
+    "failovers": [4],
+    "received": [5],
+    "sent": [6],
+    "connect_buckets": [[]],
+    "first_byte_buckets": [[1, 2]],
 }
+NONE: dict[str, list[Any]] = {name: [] for name in PORTS}
 EVENT = {"id": 1, "time": 5.5, "kind": "task-up", "text": "web.1 is up", "task": "t1", "node": "192.0.2.1"}
-DOCUMENT: dict[str, Any] = {"ports": [PORT], "backends": [ROW]}
+DOCUMENT: dict[str, Any] = {"ports": PORTS, "backends": ROWS}
 
 
 def test_what_is_shown_arrives_without_what_is_not_known() -> None:
@@ -46,8 +47,8 @@ def test_what_is_shown_arrives_without_what_is_not_known() -> None:
     assert decode(text) == Shown(COUNTS, 12.25, json.dumps(DOCUMENT, separators=(",", ":")))
     told = {**EVENT, "secret": "x"}
     assert json.loads(decode(encode(EVENTS, 1.0, {"events": [told]})).text) == {"events": [EVENT]}
-    told = {"ports": [], "backends": [ROW, {**ROW, "secret": "x"}]}
-    assert json.loads(decode(encode(COUNTS, 1.0, told)).text)["backends"] == [ROW, ROW]
+    told = {"ports": NONE, "backends": {**ROWS, "secret": ["x", "y"]}}
+    assert json.loads(decode(encode(COUNTS, 1.0, told)).text)["backends"] == ROWS
 
 
 @pytest.mark.parametrize(
@@ -72,8 +73,9 @@ def test_what_is_told_on_is_one_line_of_what_is_known(change: tuple[str, str]) -
 
 
 def test_no_more_is_told_than_is_taken() -> None:
-    told = decode(encode(COUNTS, 1.0, {"ports": [], "backends": [ROW] * (MAX_BACKENDS + 1)}))
-    assert len(json.loads(told.text)["backends"]) == MAX_BACKENDS
+    many = {name: column * MAX_BACKENDS for name, column in ROWS.items()}
+    told = decode(encode(COUNTS, 1.0, {"ports": NONE, "backends": many}))
+    assert len(json.loads(told.text)["backends"]["task"]) == MAX_BACKENDS
     events = [{**EVENT, "id": number} for number in range(100)]
     told = decode(encode(EVENTS, 1.0, {"events": events}))
     assert json.loads(told.text)["events"][-1]["id"] == 99
@@ -82,22 +84,27 @@ def test_no_more_is_told_than_is_taken() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"task": 5},
-        {"task": "x" * 400},
-        {"active": -1},
-        {"active": True},
-        {"active": 1.5},
-        {"active": 10**20},
-        {"aside": 1},
-        {"connect_buckets": [1]},
-        {"connect_buckets": ["1", 2]},
-        {"connect_buckets": [0] * 100},
-        {"first_byte_buckets": None},
+        {"task": ["t1", 5]},
+        {"task": ["t1", "x" * 400]},
+        {"task": "t1"},
+        {"task": ["t1"]},
+        {"task": ["t1"] * 3},
+        {"active": [-1, 0]},
+        {"active": [0, True]},
+        {"active": [1.5, 0]},
+        {"active": [0, 10**20]},
+        {"active": []},
+        {"aside": [True, 1]},
+        {"connect_buckets": [[1], []]},
+        {"connect_buckets": [[], ["1", 2]]},
+        {"connect_buckets": [[], [0] * 100]},
+        {"connect_buckets": [[2, -7], []]},
+        {"first_byte_buckets": [None, []]},
     ],
 )
 def test_nonsense_is_not_taken(change: dict[str, Any]) -> None:
     with pytest.raises(MessageError):
-        decode(encode(COUNTS, 1.0, {"ports": [], "backends": [{**ROW, **change}]}))
+        decode(encode(COUNTS, 1.0, {"ports": NONE, "backends": {**ROWS, **change}}))
 
 
 @pytest.mark.parametrize(
@@ -105,8 +112,8 @@ def test_nonsense_is_not_taken(change: dict[str, Any]) -> None:
     [
         '{"shown":',
         '{"shown":"counts"}',
-        '{"shown":"counts","at":NaN,"ports":[],"backends":[]}',
-        '{"shown":"counts","at":1,"ports":{},"backends":[]}',
+        encode(COUNTS, 1.0, DOCUMENT).replace("1.0", "NaN"),
+        '{"shown":"counts","at":1,"ports":{},"backends":{}}',
         '{"shown":"counts","at":1,"ports":[[]],"backends":[]}',
         '{"shown":"else","at":1}',
         '{"shown":"events","at":1,"events":[{"id":1,"kind":"x","text":"y","time":-1}]}',

@@ -1,6 +1,6 @@
 // Hears what the agent tells, and has it shown. A stream that is refused is tried again.
 
-import { join, namesOf, timeline } from "./mesh.js";
+import { join, namesOf, rowsOf, timeline } from "./mesh.js";
 import * as view from "./view.js";
 
 const EVENTS_KEPT = 200;
@@ -27,7 +27,7 @@ function listen() {
     view.link("live", "Live");
   };
   on("status", (found) => { status = found; });
-  on("counts", (found) => { [own.before, own.now] = [own.now, found]; });
+  on("counts", (found) => { [own.before, own.now] = [own.now, rowsOf(found)]; });
   on("events", (found) => {
     own.events = (fresh ? found : [...own.events, ...found]).slice(-EVENTS_KEPT);
     const news = fresh ? [] : found;
@@ -36,7 +36,7 @@ function listen() {
   });
   on("node-counts", (found) => {
     const one = other(found.node);
-    [one.before, one.now] = [one.now, found];
+    [one.before, one.now] = [one.now, rowsOf(found)];
   });
   on("node-events", (found) => {
     const one = other(found.node);

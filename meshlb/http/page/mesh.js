@@ -37,6 +37,16 @@ export function join(status, sources, from = "") {
   };
 }
 
+// Counts as agents tell them, column by column, with a row for each port and backend instead.
+export function rowsOf(counts) {
+  return { ...counts, ports: rows(counts.ports), backends: rows(counts.backends) };
+}
+
+function rows(columns) {
+  const names = Object.keys(columns);
+  return columns.port.map((_, at) => Object.fromEntries(names.map((name) => [name, columns[name][at]])));
+}
+
 export function namesOf(status) {
   return new Map(status.nodes.flatMap((node) => [node.address, node.id].map((key) => [key, node.name || node.address])));
 }
