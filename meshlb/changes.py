@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from meshlb.model import BackendState, PortState, PortStatus
-from meshlb.table import Backend, Table
+from meshlb.table import Backend, Table, changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ def _about(status: PortStatus, text: str, level: int = logging.INFO) -> Change:
 
 def of_backends(old: Table, new: Table) -> Iterator[Change]:
     """Services that both tables serve and whose backends are others, or in another state."""
-    before, after = _backends(old), _backends(new)
+    services = changed(old, new)
+    before, after = _backends(old, services), _backends(new, services)
     for service in before.keys() & after.keys():
         was, now = before[service], after[service]
         if was != now:
@@ -55,9 +56,9 @@ def of_backends(old: Table, new: Table) -> Iterator[Change]:
             yield Change(f"table: {service} {counts} backends, {_states(now)}", fields={"service": service})
 
 
-def _backends(table: Table) -> dict[str, dict[str, Backend]]:
+def _backends(table: Table, services: Container[str]) -> dict[str, dict[str, Backend]]:
     found: dict[str, dict[str, Backend]] = {}
-    for entry in table.entries:
+    for entry in (entry for entry in table.entries if entry.service in services):
         found.setdefault(entry.service, {}).update({backend.task: backend for backend in entry.backends})
     return found
 

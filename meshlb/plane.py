@@ -290,6 +290,8 @@ class Plane:
             if served is None:
                 number = self._forwarder.add_port(port.published, port.protocol is Protocol.UDP)
                 served = self._served[port] = _Served(entry, number)
+            elif served.entry is entry:
+                continue
             dropped |= dict.fromkeys(self._update_backends(served, entry), _draining(entry))
             self._drain(served)
             if entry.policy.access_log:

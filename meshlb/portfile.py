@@ -158,16 +158,17 @@ def _tasks(entry: dict[str, Any], port: Port, place: _Place) -> tuple[Task, ...]
         )
     tasks: dict[str, Task] = {}
     for backend in backends:
-        task = _weighted(backend, port, place)
-        if tasks.setdefault(task.id, task) is not task:
+        task = _weighted(backend, place)
+        if task.id in tasks:
             raise place.error(f'backend "{task.name}" is listed twice', "backends", task.name)
+        tasks[task.id] = task
     return tuple(tasks.values())
 
 
-def _weighted(backend: Any, port: Port, place: _Place) -> Task:
+def _weighted(backend: Any, place: _Place) -> Task:
     """A backend, written as its address alone or as a table with its weight."""
     if not isinstance(backend, dict):
-        return _task(backend, port, place)
+        return _task(backend, place)
     if unknown := backend.keys() - {"address", "weight"}:
         raise place.error(
             f"backend {_shown(backend)}: unknown key {shown(min(unknown))}; known are address, weight",
@@ -176,24 +177,32 @@ def _weighted(backend: Any, port: Port, place: _Place) -> Task:
     weight = backend.get("weight", 1)
     if type(weight) is not int or not 1 <= weight <= HEAVIEST:
         raise place.error(f"backend weight = {_shown(weight)}: not a number from 1 to {HEAVIEST}", "backends")
-    return replace(_task(backend.get("address"), port, place), weight=weight)
+    return replace(_task(backend.get("address"), place), weight=weight)
 
 
-def _task(text: Any, port: Port, place: _Place) -> Task:
-    host, number = _split(text, place)
+def _task(text: Any, place: _Place) -> Task:
+    try:
+        return _parsed(text if isinstance(text, str) else "")
+    except _WrongBackend as error:
+        raise place.error(f"backend {_shown(text)}: {error}", "backends", shown(text)) from error
+
+
+class _WrongBackend(Exception):  # noqa: N818  # a sentence without its place
+    pass
+
+
+@lru_cache(1 << 15)
+def _parsed(text: str) -> Task:
+    """A backend by its address alone. Of a file that is read again most are known."""
+    host, number = _split(text)
     try:
         address = _address(host)
     except ValueError as error:
-        raise place.error(
-            f"backend {_shown(text)}: {_shown(host)} is not an IP address; "
-            "names are not resolved, write the address",
-            "backends",
-            text,
+        raise _WrongBackend(
+            f"{_shown(host)} is not an IP address; names are not resolved, write the address"
         ) from error
     if "%" in host or address.is_multicast or address.is_unspecified:
-        raise place.error(
-            f"backend {_shown(text)}: no connection can be made to {shown(host)}", "backends", text
-        )
+        raise _WrongBackend(f"no connection can be made to {shown(host)}")
     name = f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
     return Task(name, name, str(address), port=number)
 
@@ -228,16 +237,10 @@ def _is_ours(address: str, listening: Sequence[str], own: frozenset[str]) -> boo
     return address in listening or (anywhere in listening and (its.is_loopback or address in own))
 
 
-def _split(text: Any, place: _Place) -> tuple[str, int]:
-    match = (
-        re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})", text, re.ASCII) if isinstance(text, str) else None
-    )
+def _split(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})", text, re.ASCII)
     if not match or not 1 <= int(match[3]) <= 65535:
-        raise place.error(
-            f"backend {_shown(text)}: must be ADDRESS:PORT in quotes, an IPv6 address in brackets",
-            "backends",
-            shown(text),
-        )
+        raise _WrongBackend("must be ADDRESS:PORT in quotes, an IPv6 address in brackets")
     return match[1] or match[2], int(match[3])
 
 

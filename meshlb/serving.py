@@ -21,7 +21,7 @@ from meshlb.orderbook import OrderBook
 from meshlb.orders import Orders
 from meshlb.ports.inherited import Named
 from meshlb.records import Ended
-from meshlb.table import Table, build
+from meshlb.table import Builder, Table
 from meshlb.transparent.hidden import Hidden
 
 AFTER_CHANGE = (1.0, 3.0, 10.0)  # seconds after a change at which Docker may have planted its own rules
@@ -121,7 +121,7 @@ class Serving:
         self.timeline = timeline.Timeline()  # what happened, for the page
         self.hidden: dict[Port, str] = {}  # what keeps ports from showing clients' own addresses
         self._hidden = Hidden()
-        self._plane = plane
+        self._plane, self._builder = plane, Builder()
         self.orders = Orders()
         self._book = book or OrderBook()
         self._keeping = asyncio.Lock()
@@ -352,7 +352,7 @@ class Serving:
 
     async def _apply(self, snapshot: Snapshot) -> None:
         ordered = self.orders.lay_over(snapshot, time.monotonic())
-        table = await self._call(lambda: build(ordered))
+        table = await self._call(lambda: self._builder.build(ordered))
         ports = await self._call(lambda: self._plane.apply(table))
         _tell(changes.of_backends(self.table, table))
         self.timeline.tell(timeline.of_tables(self.table, table))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from meshlb.model import BackendState, Port, Service, Snapshot, Task, is_address
 from meshlb.policy import LABEL_PREFIX, Policy, from_settings
@@ -55,28 +56,66 @@ class Table:
 
 def build(snapshot: Snapshot) -> Table:
     """The table of a snapshot. Where two services claim one port, the first in order keeps it."""
+    return Builder().build(snapshot)
+
+
+def changed(old: Table, new: Table) -> frozenset[str]:
+    """The names of services of which one table has an entry that the other has not taken over as it is."""
+    shared = set(map(id, old.entries)) & set(map(id, new.entries))
+    return frozenset(entry.service for entry in (*old.entries, *new.entries) if id(entry) not in shared)
+
+
+class Builder:
+    """Builds one table after another; of a service that is as it was they have the same entries."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], _Made] = {}
+
+    def build(self, snapshot: Snapshot) -> Table:
+        """As the function."""
+        ordered = sorted(snapshot.services, key=lambda service: (service.name, service.id))
+        made = list(self._of(ordered, snapshot.node))
+        self._made = {(each.of.name, each.of.id): each for each in made}
+        entries, conflicts = _claimed(made)
+        problems = [*snapshot.problems, *(problem for each in made for problem in each.problems), *conflicts]
+        return Table(
+            entries,
+            snapshot.namespace,
+            snapshot.namespace_id,
+            _told(problems, MOST_PROBLEMS),
+            snapshot.absent,
+            snapshot.masked,
+        )
+
+    def _of(self, services: Iterable[Service], node: str) -> Iterator[_Made]:
+        for service in services:
+            known = self._made.get((service.name, service.id))
+            yield known if known and (known.of, known.node) == (service, node) else _make(service, node)
+
+
+class _Made(NamedTuple):
+    """What becomes of a service on a node."""
+
+    of: Service
+    node: str
+    entries: tuple[Entry, ...]
+    problems: tuple[str, ...]  # sentences about what of its labels and tasks cannot be used
+
+
+def _claimed(made: Iterable[_Made]) -> tuple[tuple[Entry, ...], list[str]]:
+    """Each port once, in order, and sentences about those that more than one service claims."""
     entries: dict[tuple[int, str], Entry] = {}
-    problems = list(snapshot.problems)
-    for service in sorted(snapshot.services, key=lambda service: (service.name, service.id)):
-        found, complaints = _entries(service, snapshot.node)
-        problems += _told(complaints, MOST_OF_SERVICE, f"service {service.name}: ")
-        for entry in found:
-            key = (entry.port.published, entry.port.protocol)
-            holder = entries.setdefault(key, entry)
-            if holder is not entry:
-                problems.append(
-                    f"service {service.name}: port {entry.port} is already published by service "
-                    f"{holder.service}; publish another port"
-                )
-    ordered = tuple(entries[key] for key in sorted(entries))
-    return Table(
-        ordered,
-        snapshot.namespace,
-        snapshot.namespace_id,
-        _told(problems, MOST_PROBLEMS),
-        snapshot.absent,
-        snapshot.masked,
-    )
+    conflicts = []
+    for service, entry in ((each.of.name, entry) for each in made for entry in each.entries):
+        holder = entries.get(key := (entry.port.published, entry.port.protocol))
+        if holder is None:
+            entries[key] = entry
+        else:
+            conflicts.append(
+                f"service {service}: port {entry.port} is already published by service {holder.service}; "
+                "publish another port"
+            )
+    return tuple(entries[key] for key in sorted(entries)), conflicts
 
 
 def _told(problems: Iterable[str], most: int, where: str = "") -> tuple[str, ...]:
@@ -87,8 +126,7 @@ def _told(problems: Iterable[str], most: int, where: str = "") -> tuple[str, ...
     return (*islice(told, most), printable(f"{where}{len(told) - most} more problems; mend the others first"))
 
 
-def _entries(service: Service, node: str) -> tuple[list[Entry], list[str]]:
-    """The service's ports, and sentences about what of its labels and tasks cannot be used."""
+def _make(service: Service, node: str) -> _Made:
     settings = _settings(service)
     general = [pair for pair in settings if not pair[0].startswith("port.")]
     base, complaints = from_settings(general, _where(service))
@@ -100,7 +138,8 @@ def _entries(service: Service, node: str) -> tuple[list[Entry], list[str]]:
         policy, complaints = _policy(service, port, settings, base)
         problems += complaints
         entries.append(Entry(port, service.name, policy, tuple(_backend(task, port, node) for task in tasks)))
-    return entries, problems + (_unreachable(service) if entries else [])
+    problems += _unreachable(service) if entries else []
+    return _Made(service, node, tuple(entries), _told(problems, MOST_OF_SERVICE, f"service {service.name}: "))
 
 
 def _settings(service: Service) -> list[tuple[str, str]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from meshlb.model import BackendState, ChannelStatus, Port, PortStatus
-from meshlb.table import Backend, Table
+from meshlb.table import Backend, Table, changed
 
 KEPT = 256  # events
 LONGEST = 300  # characters of one
@@ -61,25 +61,27 @@ class Timeline:
 
 def of_tables(old: Table, new: Table) -> Iterator[News]:
     """Tasks that came, went, or are in another state."""
-    before, after = _tasks(old), _tasks(new)
+    services = changed(old, new)
+    before, after = _tasks(old, services), _tasks(new, services)
     if old == Table():  # those that were there before the agent have not come now
         yield News(
             "start", f"meshlb-agent knows {_count(len(new.entries), 'port')} and {_count(len(after), 'task')}"
         )
         return
-    changed: dict[tuple[str, BackendState], list[Backend]] = {}
+    moved: dict[tuple[str, BackendState], list[Backend]] = {}
     for key, backend in after.items():
         if key not in before or before[key].state is not backend.state:
-            changed.setdefault((key[0], backend.state), []).append(backend)
+            moved.setdefault((key[0], backend.state), []).append(backend)
     for key, backend in before.items():
         if key not in after and backend.state is not BackendState.DOWN:
-            changed.setdefault((key[0], BackendState.DOWN), []).append(backend)
-    for (service, state), backends in changed.items():
+            moved.setdefault((key[0], BackendState.DOWN), []).append(backend)
+    for (service, state), backends in moved.items():
         yield from _of_tasks(service, state, backends)
 
 
-def _tasks(table: Table) -> dict[tuple[str, str], Backend]:
-    return {(entry.service, each.task): each for entry in table.entries for each in entry.backends}
+def _tasks(table: Table, services: Container[str]) -> dict[tuple[str, str], Backend]:
+    entries = (entry for entry in table.entries if entry.service in services)
+    return {(entry.service, each.task): each for entry in entries for each in entry.backends}
 
 
 def _of_tasks(service: str, state: BackendState, backends: list[Backend]) -> Iterator[News]:

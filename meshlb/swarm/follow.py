@@ -33,6 +33,8 @@ MEMBERSHIP_EVERY = 60.0  # seconds between looks at who the managers are
 CATCH_UP = 60.0  # seconds that an engine which has come back may need to hear of the others (37 were seen)
 HOT = 1.0  # seconds after an event in which the view is asked for more often:
 HOT_INTERVAL = 0.05  # gossip follows an event by a tenth of a second
+REST, HOT_REST = 40, 4  # times what a look cost us, until the next; the engine it costs thrice as much
+SLOWEST = 2.0  # seconds between two looks, however much they cost
 SHORTEST = 0.02  # seconds between two polls, whatever happens
 WAITING_EVENTS = 1000
 EVENTS_AGAIN = (0.25, 5.0)  # seconds before the event stream is asked for again
@@ -69,6 +71,16 @@ class Known:
     lists: Lists | None = None
     advice: Lists | None = None  # another agent's, from a manager
     namespace_id: int = 0
+
+
+def pause(interval: float, cost: float, hot: bool) -> float:
+    """Seconds until the next look, after one that cost so many seconds of a core.
+
+    Of a large Swarm on a small machine they are further apart. The cost is CPU time, so that a busy machine
+    is no reason to look away.
+    """
+    least, rest = (HOT_INTERVAL, HOT_REST) if hot else (interval, REST)
+    return max(least, min(cost * rest, SLOWEST))
 
 
 class Session:
@@ -113,6 +125,7 @@ class Session:
         self._standing = Standing()
         self._containers_due = True
         self._hot_until = 0.0
+        self._look_cost = 0.0  # seconds of a core
         self.events_problem = ""
         self.lists_problem = ""
         self.containers_problem = ""
@@ -188,7 +201,7 @@ class Session:
 
     def _wait(self) -> None:
         hot = self._clock() < self._hot_until
-        if self._wake.wait(HOT_INTERVAL if hot else self._interval):
+        if self._wake.wait(pause(self._interval, self._look_cost, hot)):
             time.sleep(SHORTEST)  # a storm of events is one poll
 
     def _tick(self) -> None:
@@ -197,8 +210,10 @@ class Session:
         now = self._clock()
         changed = self._take_events(now)
         changed |= self._ask_containers(now)
+        began = time.thread_time()
         body = self._view_body()
         fingerprint = docker_view.fingerprint(body)
+        self._look_cost = time.thread_time() - began
         if fingerprint != self._fingerprint:
             self._fresh = self._checked(docker_view.parse_view(parse(body, "the ingress network")))
             changed = True

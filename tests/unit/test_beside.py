@@ -44,7 +44,9 @@ def test_one_that_fails_is_named_and_the_others_go_on(failing: str) -> None:
     with begin(*lines.values()) as script:
         out, errors = script.communicate(timeout=30)
     assert script.returncode == 1
-    assert sorted(out.splitlines()) == ["first | first", "second | second"]
+    *of_both, again = out.splitlines()
+    assert sorted(of_both) == ["first | first", "second | second"]
+    assert again == f"{failing} | {failing}", "what the others' lines hide is told again"
     assert f"{failing}: FAILED with exit status 3" in errors
     assert errors.splitlines()[-1] == f"FAILED: {failing}"
 

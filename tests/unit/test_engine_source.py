@@ -860,3 +860,18 @@ def test_defect_of_ours_does_not_end_the_source(
 
     run(scenario())
     assert sum(record.exc_info is not None for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "hot", "seconds"),
+    [
+        (0.0, False, 0.25),
+        (0.002, False, 0.25),
+        (0.02, False, 0.8),
+        (1.0, False, 2.0),
+        (0.002, True, 0.05),
+        (0.02, True, 0.08),
+    ],
+)
+def test_looks_that_cost_much_are_further_apart(cost: float, hot: bool, seconds: float) -> None:
+    assert docker_follow.pause(0.25, cost, hot) == pytest.approx(seconds)

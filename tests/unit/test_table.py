@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import BALANCERS, KEYS, Policy
-from meshlb.table import Table, build
+from meshlb.table import Builder, Table, build, changed
 
 WEB = Task("t1", "web.1", "10.0.0.5", "192.168.1.2")
 
@@ -122,3 +122,38 @@ def test_an_address_with_a_zone_is_no_address() -> None:
     table = build(Snapshot((service("web", Port(80, 8000), tasks=(Task("t", "web.1", "fe80::1%\n"),)),)))
     assert table.entries[0].backends == ()
     assert table.problems == ('service web: task web.1 has no usable address ("fe80::1%\\n"); left out',)
+
+
+def test_what_is_as_it_was_is_not_made_again() -> None:
+    builder, other = Builder(), Task("t2", "web.2", "10.0.0.6")
+    web, dns = service("web", Port(80, 8000), Port(81, 8001)), service("dns", Port(53, 53))
+    first = builder.build(Snapshot((web, dns)))
+    same = builder.build(
+        Snapshot((service("dns", Port(53, 53)), service("web", Port(80, 8000), Port(81, 8001))))
+    )
+    assert [new is old for new, old in zip(same.entries, first.entries, strict=True)] == [True] * 3
+    assert changed(first, same) == frozenset()
+    scaled = builder.build(Snapshot((service("web", Port(80, 8000), tasks=(WEB, other)), dns)))
+    assert scaled == build(Snapshot((service("web", Port(80, 8000), tasks=(WEB, other)), dns)))
+    assert changed(same, scaled) == {"web"}
+    assert changed(scaled, Table()) == {"web", "dns"}
+
+
+def test_a_service_is_made_anew_for_another_node() -> None:
+    builder, web = Builder(), service("web", Port(80, 8000))
+    away, here = (builder.build(Snapshot((web,), node=node)) for node in ("192.168.1.9", WEB.node))
+    assert [table.entries[0].backends[0].local for table in (away, here)] == [False, True]
+
+
+def test_a_service_that_is_listed_twice_claims_its_port_twice_however_often_it_is_built() -> None:
+    builder, twice = Builder(), Snapshot((service("web", Port(80, 1)),) * 2)
+    assert builder.build(twice) == builder.build(twice)
+    assert len(builder.build(twice).problems) == 1
+
+
+def test_a_port_that_another_service_takes_is_a_change_of_both() -> None:
+    builder, web = Builder(), service("web", Port(80, 8000), Port(81, 8001))
+    before = builder.build(Snapshot((web,)))
+    after = builder.build(Snapshot((service("api", Port(81, 1)), web)))
+    assert [entry.service for entry in after.entries] == ["web", "api"]
+    assert changed(before, after) == {"web", "api"}
