@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.figures import median
-from benchmarks.results import CPU, IDLE, RESIDENT, Results, best
+from benchmarks.results import CPU, ENDS_LEFT, IDLE, RESIDENT, Results, best
 
 PROXIES = ("haproxy", "haproxy-splice", "nginx")
 OURS = "meshlb"
+EXHAUSTED = 5.0  # percent of their time: who loads the proxies had no more to give
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ AIMS = (
 
 @dataclass(frozen=True)
 class Judged:
-    """An aim with its ratio in a run."""
+    """An aim with its ratio in a run. `capped`: a rate by which load generator and server were exhausted."""
 
     aim: Aim
     stage: str
     ratio: float
+    capped: bool = False
 
     @property
     def verdict(self) -> str:
@@ -84,7 +86,7 @@ def judged(results: Results) -> Iterator[Judged]:
             medians = _medians(results, aim.axis, stage, aim.measure)
             theirs = _other(results, aim, stage, medians)
             if OURS in medians and theirs:
-                yield Judged(aim, stage, medians[OURS] / theirs)
+                yield Judged(aim, stage, medians[OURS] / theirs, _is_capped(results, aim, stage))
 
 
 def _other(results: Results, aim: Aim, stage: str, medians: dict[str, float]) -> float | None:
@@ -92,6 +94,11 @@ def _other(results: Results, aim: Aim, stage: str, medians: dict[str, float]) ->
     if aim.over:
         return _medians(results, aim.axis, stage, aim.over).get(OURS)
     return best(medians, aim.peers, lowest=aim.lowest) if aim.peers else 1.0
+
+
+def _is_capped(results: Results, aim: Aim, stage: str) -> bool:
+    left = _medians(results, aim.axis, stage, ENDS_LEFT).get(OURS)
+    return aim.measure in ("rate", "throughput") and left is not None and left < EXHAUSTED
 
 
 def _medians(results: Results, axis: str, stage: str, measure: str) -> dict[str, float]:

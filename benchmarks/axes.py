@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from benchmarks.cpu import Used, used
 from benchmarks.endpoints import CLOSED, DATAGRAMS, KEPT, LARGE, LARGE_BODY
 from benchmarks.figures import median, percentile
-from benchmarks.results import CPU, DIRECT
+from benchmarks.results import CPU, DIRECT, ENDS_LEFT, PROXYS_LEFT
 from benchmarks.stage import BULK, Stage, Target
 from benchmarks.tools import parse_iperf, wrk
 
@@ -129,10 +129,10 @@ def _record_cpu(stage: Stage, target: Target, axis: str, cpu: Used, done: float)
 
 def _record_idle(stage: Stage, target: Target, axis: str, cpu: Used) -> None:
     """Who has nothing left to give is the bottleneck: the proxy, or the load generator and the server."""
-    for whose, cpus in (("the proxy's", stage.proxy_cpus), ("the ends'", stage.end_cpus)):
+    for measure, cpus in ((PROXYS_LEFT, stage.proxy_cpus), (ENDS_LEFT, stage.end_cpus)):
         if cpus:
             left = median([cpu.idle[int(number)] for number in cpus.split(",")])
-            stage.record(axis, f"idle, {whose} cores", "%", target.name, left * 100)
+            stage.record(axis, measure, "%", target.name, left * 100)
 
 
 AXES: dict[str, Axis] = {

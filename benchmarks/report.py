@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.aims import judged
+from benchmarks.aims import EXHAUSTED, judged
 from benchmarks.plots import ORDER, draw
 from benchmarks.results import Key, Results, rows
 from benchmarks.share import SHARE
@@ -30,6 +30,12 @@ board that is hot, throttled or full, and writes down which board it was.
 """.replace("SHARE", f"{SHARE:.0%}")
 
 
+VERDICTS = f"""Its median over the best peer's: HAProxy with and without splice and nginx, unless one is
+named. *By exhausted ends*: while meshlb was measured, load generator and server had less than
+{EXHAUSTED:g} % of their cores left, so that it could not have shown more.
+"""
+
+
 def report(results: Results, output: Path | None) -> int:
     """Print it, or write it to a file with its plots beside it."""
     plots = draw(results, output.parent / "plots") if output else []
@@ -47,7 +53,7 @@ def lines(results: Results, plots: list[str]) -> Iterator[str]:
     yield "| the run | |\n|---|---|"
     yield from (f"| {name} | {value} |" for name, value in results.about.items() if value)
     yield "\n## Where meshlb stands\n"
-    yield "Its median over the best peer's: HAProxy with and without splice and nginx, unless one is named.\n"
+    yield VERDICTS
     yield from _verdicts(results)
     yield from (f"\n![{plot.removesuffix('.svg')}](plots/{plot})" for plot in plots)
     for stage in dict.fromkeys(key.stage for key in results.samples):
@@ -61,7 +67,8 @@ def _verdicts(results: Results) -> Iterator[str]:
     for found in judged(results):
         aim = found.aim
         figures = f"{found.ratio:.2f} | {aim.floor:g} | {aim.aim:g}"
-        yield f"| {aim.what} | {found.stage} | {figures} | {words[found.verdict]} |"
+        note = ", by exhausted ends" if found.capped and found.verdict == "missed" else ""
+        yield f"| {aim.what} | {found.stage} | {figures} | {words[found.verdict]}{note} |"
 
 
 def _table(results: Results, stage: str) -> Iterator[str]:

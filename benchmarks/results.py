@@ -20,6 +20,7 @@ VERSION = 1  # of the file's format
 DIRECT = "direct"
 CPU = "CPU of the proxy"  # for a connection, request, packet or MiB
 IDLE, RESIDENT = "user, for each idle connection", "resident, idle"  # memory
+PROXYS_LEFT, ENDS_LEFT = "idle, the proxy's cores", "idle, the ends' cores"  # percent
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,13 @@ def test_page_shows_each_peer_and_each_verdict() -> None:
     assert "| short | rate, connections/s | 20,000 | 9,000 | 10,000 |" in page
 
 
+@pytest.mark.parametrize(("left", "note"), [(1.0, ", by exhausted ends"), (20.0, "")])
+def test_page_tells_whose_limit_a_rate_is(left: float, note: str) -> None:
+    found = results(meshlb=[9_000.0], haproxy=[10_000.0])
+    found.add(Key("short", "wire-one", "idle, the ends' cores", "%"), "meshlb", left)
+    assert f"| 0.90 | 1.1 | 1.25 | **missed**{note} |" in "\n".join(lines(found, []))
+
+
 @pytest.mark.parametrize("template", ["meshlb.toml", "haproxy.cfg", "nginx.conf", "dnat.nft"])
 def test_configurations_lead_every_port_to_its_backends(tmp_path: Path, template: str) -> None:
     routes = [Route(20000, ["10.72.0.1:8001", "10.72.0.2:8001"]), Route(20005, ["10.72.0.1:8004"], "udp")]
