@@ -99,6 +99,8 @@ def _stages(options: argparse.Namespace) -> list[tuple[str, str]]:
     if reason and "wire-share" in wanted:
         _say(f"without the stage wire-share: {reason}")
         wanted.remove("wire-share")
+    if not wanted:
+        raise SystemExit("no stage is left to measure")
     return [(topology, cores) for topology, _, cores in (name.partition("-") for name in wanted)]
 
 

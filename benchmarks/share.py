@@ -26,8 +26,12 @@ class Share:
 
 
 def why_not() -> str:
-    """One sentence where this machine gives no shares; empty where it does."""
-    return "" if _parent() else "no cgroup of this machine limits processor time"
+    """One sentence where this machine gives no shares, as a container may not; empty where it does."""
+    try:
+        with share():
+            return ""
+    except (OSError, RuntimeError) as error:
+        return f"processor time cannot be limited: {error}"
 
 
 @contextlib.contextmanager
@@ -35,7 +39,7 @@ def share() -> Iterator[Share]:
     """The group, while the block runs; its processes end before. RuntimeError where there can be none."""
     parent = _parent()
     if parent is None:
-        raise RuntimeError(why_not())
+        raise RuntimeError("no cgroup controller for it")
     group = parent / f"meshlb-bench-{os.getpid()}"
     group.mkdir()
     try:

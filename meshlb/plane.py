@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 from typing import Protocol as Interface
@@ -87,6 +88,7 @@ class _Served:
 
     entry: Entry
     port_id: int
+    taken: Entry | None = None  # the entry of which the workers know all; not one that was taken by half
     backends: dict[_Key, tuple[Backend, int]] = field(default_factory=dict)
     state: PortState = PortState.FAILED
     reason: str = ""
@@ -140,15 +142,16 @@ class Plane:
         """Serves `table` from now on. Connections of ports and backends that are gone live until they end."""
         self._table = table
         self._namespace.use(table.namespace)
-        namespace_fd = self._namespace.duplicate()  # first: from here on nothing fails half-way
+        namespace_fd = self._namespace.duplicate()  # first: what fails for want of them changes nothing
         wanted = {entry.port: entry for entry in table.entries}
         gone = [self._served.pop(port) for port in list(self._served) if port not in wanted]
-        dropped = self._update(wanted)
-        for served in gone:
-            dropped |= dict.fromkeys(_numbers(served), _draining(served.entry))
-        self._close(gone)
-        self._end(dropped, table.absent)
-        self._publish(namespace_fd)
+        with _closed_on_failure(namespace_fd):
+            dropped = self._update(wanted)
+            for served in gone:
+                dropped |= dict.fromkeys(_numbers(served), _draining(served.entry))
+            self._close(gone)
+            self._end(dropped, table.absent)
+            self._publish(namespace_fd)
         self._retire(gone, dropped)
         self._close_moved()
         self._open_closed()
@@ -161,7 +164,8 @@ class Plane:
         before = self._namespace.id
         self._namespace.use(self._table.namespace)
         if self._namespace.id != before:
-            self._publish(self._namespace.duplicate())
+            with _closed_on_failure(self._namespace.duplicate()) as namespace_fd:
+                self._publish(namespace_fd)
         self._open_closed()
         for port, of in self._served.items():
             if of.listening and of.listen:
@@ -290,13 +294,14 @@ class Plane:
             if served is None:
                 number = self._forwarder.add_port(port.published, port.protocol is Protocol.UDP)
                 served = self._served[port] = _Served(entry, number)
-            elif served.entry is entry:
+            elif served.taken is entry:
                 continue
             dropped |= dict.fromkeys(self._update_backends(served, entry), _draining(entry))
             self._drain(served)
             if entry.policy.access_log:
                 self._subjects.ports[served.port_id] = entry.port, entry.service
                 self._subjects.backends |= {number: of for of, number in served.backends.values()}
+            served.taken = entry
         return dropped
 
     def _drain(self, served: _Served) -> None:
@@ -332,15 +337,12 @@ class Plane:
         return self._forwarder.add_backend(packed(backend.address), backend.port)
 
     def _publish(self, namespace_fd: int) -> None:
+        """The descriptor is the workers' afterwards."""
         routes = tuple(
             route(served.port_id, _tiers(served), served.entry.policy, self._table.masked)
             for served in self._served.values()
         )
-        try:
-            self._forwarder.publish(routes, namespace_fd, self._namespace.id)
-        except BaseException:
-            os.close(namespace_fd)
-            raise
+        self._forwarder.publish(routes, namespace_fd, self._namespace.id)
 
     def _close(self, gone: list[_Served]) -> None:
         for served in gone:
@@ -433,6 +435,15 @@ class Plane:
 
     def _statuses(self) -> tuple[PortStatus, ...]:
         return tuple(self._served[entry.port].status for entry in self._table.entries)
+
+
+@contextlib.contextmanager
+def _closed_on_failure(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _draining(entry: Entry) -> float | None:

@@ -1,4 +1,7 @@
-"""A snapshot becomes a table: every published port with its policy and its backends. Pure."""
+"""A snapshot becomes a table: every published port with its policy and its backends. Pure.
+
+`Builder` remembers, which makes it fast and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ class Builder:
         made = list(self._of(ordered, snapshot.node))
         self._made = {(each.of.name, each.of.id): each for each in made}
         entries, conflicts = _claimed(made)
-        problems = [*snapshot.problems, *(problem for each in made for problem in each.problems), *conflicts]
+        problems = [*snapshot.problems, *conflicts, *(problem for each in made for problem in each.problems)]
         return Table(
             entries,
             snapshot.namespace,

@@ -44,6 +44,13 @@ _EVENT = {"id": int, "kind": str, "text": str}
 _ABOUT = dict.fromkeys(("service", "port", "task", "node"), str)
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant)
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """Counts, or the newest events, oldest first. `kind` is COUNTS or EVENTS, `at` seconds since 1970.
@@ -77,7 +84,7 @@ def decode(text: str) -> Shown:
     if len(text) > MAX_BYTES:
         raise MessageError(f"it is {len(text)} characters long; {MAX_BYTES} are allowed")
     try:
-        found = json.loads(text)
+        found = _JSON.decode(text)
     except (ValueError, RecursionError):
         raise MessageError("it is not JSON") from None
     if not isinstance(found, dict):
@@ -131,7 +138,7 @@ def _table(found: Any, name: str, kinds: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _events(found: Any) -> list[dict[str, Any]]:
-    if not isinstance(found, list) or len(found) > MAX_EVENTS or not {dict}.issuperset(map(type, found)):
+    if not isinstance(found, list) or len(found) > MAX_EVENTS or set(map(type, found)) - {dict}:
         raise MessageError("it has events that are not a list of objects, or too many")
     for name, kind in _EVENT.items():
         _check_column(name, kind, [row.get(name) for row in found])
@@ -144,10 +151,8 @@ def _events(found: Any) -> list[dict[str, Any]]:
 
 
 def _check_column(name: str, kind: type, column: Any) -> None:
-    if not isinstance(column, list) or not {kind}.issuperset(
-        map(type, column)
-    ):  # True is an int to isinstance()
-        raise MessageError(f"it has a {name} that is no {kind.__name__}")
+    if not isinstance(column, list) or set(map(type, column)) - {kind}:  # isinstance(True, int) is true
+        raise MessageError(f"it has {name} that is missing or of another kind than it should be")
     if kind is int and column and not (min(column) >= 0 and max(column) <= _MOST):
         raise MessageError(f"it has a {name} that is no count")
     if kind is str and max(map(len, column), default=0) > MAX_TEXT:

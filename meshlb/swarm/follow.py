@@ -27,14 +27,16 @@ from meshlb.swarm.missing import Missing
 from meshlb.swarm.view import Lists, Membership, Ports, View
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
-TASKS_EVERY = 0.25  # seconds between its lists of tasks while they may change:
+TASKS_EVERY = (
+    0.25  # seconds between its lists of tasks, or looks where these are slower, while they may change:
+)
 TASKS_STIR = 15.0  # so long after a service or a node did, and through every rolling update
 MEMBERSHIP_EVERY = 60.0  # seconds between looks at who the managers are
 CATCH_UP = 60.0  # seconds that an engine which has come back may need to hear of the others (37 were seen)
 HOT = 1.0  # seconds after an event in which the view is asked for more often:
 HOT_INTERVAL = 0.05  # gossip follows an event by a tenth of a second
 REST, HOT_REST = 40, 4  # times what a look cost us, until the next; the engine it costs thrice as much
-SLOWEST = 2.0  # seconds between two looks, however much they cost
+SLOWEST, STIRRED = 2.0, 0.5  # seconds between two looks, however much they cost; while tasks may change
 SHORTEST = 0.02  # seconds between two polls, whatever happens
 WAITING_EVENTS = 1000
 EVENTS_AGAIN = (0.25, 5.0)  # seconds before the event stream is asked for again
@@ -73,14 +75,14 @@ class Known:
     namespace_id: int = 0
 
 
-def pause(interval: float, cost: float, hot: bool) -> float:
+def pause(interval: float, cost: float, *, hot: bool = False, stirring: bool = False) -> float:
     """Seconds until the next look, after one that cost so many seconds of a core.
 
     Of a large Swarm on a small machine they are further apart. The cost is CPU time, so that a busy machine
     is no reason to look away.
     """
     least, rest = (HOT_INTERVAL, HOT_REST) if hot else (interval, REST)
-    return max(least, min(cost * rest, SLOWEST))
+    return max(least, min(cost * rest, STIRRED if stirring else SLOWEST))
 
 
 class Session:
@@ -200,8 +202,11 @@ class Session:
             self._known.advice = docker_view.from_desired(recalled) if recalled else None
 
     def _wait(self) -> None:
-        hot = self._clock() < self._hot_until
-        if self._wake.wait(pause(self._interval, self._look_cost, hot)):
+        now = self._clock()
+        # Without lists many looks together tell what ports a service has.
+        cost = self._look_cost if self._lists is not None else 0.0
+        seconds = pause(self._interval, cost, hot=now < self._hot_until, stirring=self._is_stirring(now))
+        if self._wake.wait(seconds):
             time.sleep(SHORTEST)  # a storm of events is one poll
 
     def _tick(self) -> None:
@@ -291,8 +296,7 @@ class Session:
         lists = self._known.lists
         if lists is None or now < self._tasks_due:
             return False
-        stirring = lists.updating or now < self._stir_until
-        self._tasks_due = now + (TASKS_EVERY if stirring else LISTS_EVERY)
+        self._tasks_due = now + (TASKS_EVERY if self._is_stirring(now) else LISTS_EVERY)
         try:
             wanted = docker_view.parse_wanted(self._get(_TASKS_PATH))
         except AnswerError as error:
@@ -301,6 +305,11 @@ class Session:
         stopping = docker_view.stopping(self._fresh, lists.services, wanted)
         self._known.lists = replace(lists, stopping=stopping)
         return stopping != lists.stopping
+
+    def _is_stirring(self, now: float) -> bool:
+        """Whether this manager's tasks may change now."""
+        lists = self._known.lists
+        return lists is not None and (lists.updating or now < self._stir_until)
 
     def _take_advice(self) -> bool:
         advised = self._advised.is_set()

@@ -18,7 +18,7 @@ from meshlb.plane import Plane
 from meshlb.policy import Policy
 from meshlb.ports.listen import Listeners
 from meshlb.ports.takeover import Takeover
-from meshlb.table import Entry, Table
+from meshlb.table import Backend, Entry, Table
 
 ECHO_SERVER = """
 import asyncio
@@ -136,6 +136,25 @@ def test_a_namespace_that_is_not_there_is_waited_for(mesh: Mesh, server: MakeSer
     assert status.state is PortState.SERVING
     with mesh.connect() as client:
         exchange(client, b"now")
+
+
+def test_a_table_that_was_taken_by_half_is_taken_whole_the_next_time(
+    mesh: Mesh, server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = [server(echo).backend for _ in range(3)]
+    table, add = Table((mesh.entry(*backends),)), mesh.plane._add_backend
+
+    def add_some(backend: Backend) -> int:
+        if backend is backends[1]:
+            raise MemoryError
+        return add(backend)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mesh.plane, "_add_backend", add_some)
+        with pytest.raises(MemoryError):
+            mesh.plane.apply(table)
+    mesh.plane.apply(table)
+    assert list(mesh.backend_counts()) == backends
 
 
 def test_closing_the_listeners_keeps_what_is_open(mesh: Mesh, server: MakeServer) -> None:

@@ -863,15 +863,17 @@ def test_defect_of_ours_does_not_end_the_source(
 
 
 @pytest.mark.parametrize(
-    ("cost", "hot", "seconds"),
+    ("cost", "when", "seconds"),
     [
-        (0.0, False, 0.25),
-        (0.002, False, 0.25),
-        (0.02, False, 0.8),
-        (1.0, False, 2.0),
-        (0.002, True, 0.05),
-        (0.02, True, 0.08),
+        (0.0, {}, 0.25),
+        (0.002, {}, 0.25),
+        (0.02, {}, 0.8),
+        (1.0, {}, 2.0),
+        (0.002, {"hot": True}, 0.05),
+        (0.02, {"hot": True}, 0.08),
+        (0.02, {"stirring": True}, 0.5),
+        (1.0, {"hot": True, "stirring": True}, 0.5),
     ],
 )
-def test_looks_that_cost_much_are_further_apart(cost: float, hot: bool, seconds: float) -> None:
-    assert docker_follow.pause(0.25, cost, hot) == pytest.approx(seconds)
+def test_looks_that_cost_much_are_further_apart(cost: float, when: dict[str, bool], seconds: float) -> None:
+    assert docker_follow.pause(0.25, cost, **when) == pytest.approx(seconds)
