@@ -280,8 +280,8 @@ CASES: dict[str, tuple[Script, Script]] = {
         do(hear(1), say(b"y" * 5000), tell("said"), P.hear_all),
     ),
     "the client resets after its half": (
-        do(say(b"x"), P.fin, hear(1), P.rst),
-        do(hear(1), say(b"y"), P.hear_all, P.say_until_refused),
+        do(say(b"x"), P.fin, hear(1), told("heard"), P.rst),
+        do(hear(1), say(b"y"), P.hear_all, tell("heard"), P.say_until_refused),
     ),
     "the server resets after the client's half": (
         do(say(b"x"), P.fin, hear(1), P.hear_all),
