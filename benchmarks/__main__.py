@@ -95,8 +95,7 @@ def _names(known: Sequence[str], given: str) -> list[str]:
 
 def _stages(options: argparse.Namespace) -> list[tuple[str, str]]:
     wanted = [QUICK] if options.quick else _names(STAGES, options.stages)
-    reason = why_no_share()
-    if reason and "wire-share" in wanted:
+    if "wire-share" in wanted and (reason := why_no_share()):
         _say(f"without the stage wire-share: {reason}")
         wanted.remove("wire-share")
     if not wanted:

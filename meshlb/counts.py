@@ -7,7 +7,7 @@ Python object is made of each.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meshlb.model import BackendCounts, Counters, Histogram, Port, PortCounts, Refused
@@ -71,6 +71,11 @@ class Statistics:
 def _times(rows: bytearray, size: int) -> Iterator[bytes]:
     first = _BEFORE_TIMES[size]
     return (bytes(rows[at : at + TIMES.size]) for at in range(first, len(rows), size))
+
+
+def columns(rows: Iterable[Sequence[int]], count: int) -> Sequence[Sequence[int]]:
+    """What `count` numbers of bare rows are, one after the other: the fast way to go through many of them."""
+    return list(zip(*rows, strict=True)) or [()] * count
 
 
 def totals(port_rows: bytearray) -> Counters:

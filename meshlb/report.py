@@ -5,13 +5,12 @@ Labels are left out on purpose: those of other programs may hold secrets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from heapq import nlargest
 from operator import sub
 from typing import Any
 
-from meshlb.counts import BACKEND_NUMBERS, PORT_NUMBERS, Statistics
+from meshlb.counts import BACKEND_NUMBERS, PORT_NUMBERS, Statistics, columns
 from meshlb.model import Node, Port, PortState, PortStatus, Service, Status, Task
 from meshlb.table import Backend
 from meshlb.timeline import Event
@@ -133,7 +132,9 @@ def told_document(
 
 def _port_columns(found: list[tuple[Port, tuple[int, ...]]], window: Window) -> dict[str, Any]:
     ports = [port for port, _ in found]
-    accepted, closed, failovers, _, received, sent, _, _, *_ = _columns(found, PORT_NUMBERS)
+    accepted, closed, failovers, _, received, sent, _, _, *_ = columns(
+        (row for _, row in found), PORT_NUMBERS
+    )
     return {
         "port": [str(port) for port in ports],
         "open": list(map(sub, accepted, closed)),
@@ -150,7 +151,8 @@ def _backend_columns(
     found: list[tuple[tuple[Port, Backend], tuple[int, ...]]], window: Window
 ) -> dict[str, Any]:
     of = [each for each, _ in found]
-    _, _, connected, failed, received, sent, _, _, _, active, standing, *_ = _columns(found, BACKEND_NUMBERS)
+    rows = columns((row for _, row in found), BACKEND_NUMBERS)
+    _, _, connected, failed, received, sent, _, _, _, active, standing, *_ = rows
     keys = [(port, backend.task, backend.address, backend.port) for port, backend in of]
     return {
         "port": [str(port) for port, _ in of],
@@ -167,10 +169,6 @@ def _backend_columns(
 
 def _bucket_columns(found: list[tuple[Buckets, Buckets]]) -> dict[str, Any]:
     return {f"{name}_buckets": [each[at] for each in found] for at, name in enumerate(_TIMES)}
-
-
-def _columns(found: Sequence[tuple[Any, tuple[int, ...]]], count: int) -> Sequence[Sequence[int]]:
-    return list(zip(*(row for _, row in found), strict=True)) or [()] * count
 
 
 def counts_document(statistics: Statistics) -> dict[str, Any]:

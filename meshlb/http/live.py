@@ -134,11 +134,12 @@ class Live:
             self._publish("status", status_document(status))
 
     async def _count(self) -> None:
-        now = self._counted_at = time.monotonic()
+        now = time.monotonic()
         if self._statistics is not None:
             found = await self._statistics()
             self._window.look(now, found)
             self._publish("counts", live_document(found, self._window, time.time()))
+        self._counted_at = now
 
     def _relay(self, counts: bool) -> None:
         """What other agents have told, and which of them tell what they count.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from meshlb.counts import BACKEND_NUMBERS, Statistics
+from meshlb.counts import BACKEND_NUMBERS, Statistics, columns
 from meshlb.metrics.exposition import Family, escaped, inserted
 from meshlb.metrics.port import PORT
 from meshlb.model import BackendState, Port, Protocol
@@ -25,7 +25,7 @@ class _Rows(NamedTuple):
     labels: tuple[str, ...]
     of: tuple[str, ...]  # the labels of its port
     backends: tuple[Backend, ...]
-    counts: tuple[tuple[int, ...], ...]  # by their place in a row of `of_backends_bare`
+    counts: Sequence[Sequence[int]]  # by their place in a row of `of_backends_bare`
 
 
 def of_backends(
@@ -54,7 +54,7 @@ def of_backends(
 
 def _columns(found: list[_Found]) -> _Rows:
     _, labels, of, backends, counts = zip(*found, strict=True) if found else ((),) * 5
-    return _Rows(labels, of, backends, tuple(zip(*counts, strict=True)) or ((),) * BACKEND_NUMBERS)
+    return _Rows(labels, of, backends, columns(counts, BACKEND_NUMBERS))
 
 
 def _of_states(rows: _Rows, ports: Mapping[Port, str]) -> Family:

@@ -27,9 +27,7 @@ from meshlb.swarm.missing import Missing
 from meshlb.swarm.view import Lists, Membership, Ports, View
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
-TASKS_EVERY = (
-    0.25  # seconds between its lists of tasks, or looks where these are slower, while they may change:
-)
+TASKS_EVERY = 0.25  # seconds at least between its lists of tasks while they may change:
 TASKS_STIR = 15.0  # so long after a service or a node did, and through every rolling update
 MEMBERSHIP_EVERY = 60.0  # seconds between looks at who the managers are
 CATCH_UP = 60.0  # seconds that an engine which has come back may need to hear of the others (37 were seen)

@@ -14,6 +14,7 @@ from benchmarks.results import CPU
 from benchmarks.share import SHARE, why_not
 
 ROOT = Path(__file__).parents[2]
+NO_SHARE = why_not()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +54,7 @@ def test_a_run_from_measuring_to_comparing(tmp_path: Path) -> None:
     assert bench("compare", str(output), str(output)).returncode == 0
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.skipif(bool(NO_SHARE), reason=NO_SHARE)
 def test_proxies_have_their_share_of_a_core_and_no_more(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     options = ["--stages", "wire-share", "--rounds", "1", "--anyway", "--output", str(output)]
