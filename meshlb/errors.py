@@ -19,3 +19,7 @@ class PortError(MeshError):
 
 class LabError(MeshError):
     """The lab cannot be built, or is not there."""
+
+
+class LabBusyError(LabError):
+    """Another process is building the lab, or taking it down."""

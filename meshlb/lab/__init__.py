@@ -1,6 +1,6 @@
 """A Swarm of several nodes on one machine, for the demo, the tests and anyone who wants to try things."""
 
-from meshlb.errors import LabError
+from meshlb.errors import LabBusyError, LabError
 from meshlb.lab.image import IMAGE
 from meshlb.lab.lab import DEFAULT_NODES, MOST_NODES, Lab, down
 from meshlb.lab.node import Node
@@ -14,6 +14,7 @@ __all__ = [
     "IMAGE",
     "MOST_NODES",
     "Lab",
+    "LabBusyError",
     "LabError",
     "Node",
     "NodeStatus",

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshlb.errors import LabError
+from meshlb.errors import LabBusyError, LabError
 from meshlb.lab import process
 
 STATE = Path("/run/meshlb-lab")
@@ -91,7 +91,7 @@ def subnets() -> list[ipaddress.IPv4Network]:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Only one process at a time changes a lab; LabError at once when another one does."""
+    """Only one process at a time changes a lab; LabBusyError at once when another one does."""
     with _flock(STATE / name, fcntl.LOCK_EX | fcntl.LOCK_NB):
         yield
 
@@ -115,7 +115,7 @@ def _flock(directory: Path, how: int) -> Iterator[None]:
                 yield
                 return
         except BlockingIOError:
-            raise LabError(
+            raise LabBusyError(
                 f"lab {directory.name} is being changed by another process; wait for it, or end it"
             ) from None
         finally:

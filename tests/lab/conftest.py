@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from agents import Agent, Agents
 from docker_cli import Serve, await_running, docker
 
-from meshlb.lab import Lab, down, names, why_not
+from meshlb.lab import Lab, LabBusyError, down, names, why_not
 from meshlb.lab.image import IMAGE
 
 PREFIX = "test-"  # then our pid, as several sessions may run at once, then what the test likes
@@ -53,7 +54,8 @@ def _remove_orphans() -> None:
     for name in names():
         pid = name.removeprefix(PREFIX).split("-")[0]
         if name.startswith(PREFIX) and pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            down(name)
+            with suppress(LabBusyError):  # a session that began with ours does it
+                down(name)
 
 
 @pytest.fixture(scope="session")

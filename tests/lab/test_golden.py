@@ -13,22 +13,16 @@ from typing import Any
 import pytest
 from docker_json import essence, unordered
 
-from meshlb.lab import IMAGE, Lab, down, names, why_not
+from meshlb.lab import IMAGE, Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-PREFIX = "golden-"
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def swarm() -> Iterator[Lab]:
-    if reason := why_not():
-        (pytest.fail if os.environ.get("MESHLB_REQUIRE_LAB") == "1" else pytest.skip)(reason)
-    for name in names():
-        if name.startswith(PREFIX) and not Path(f"/proc/{name.removeprefix(PREFIX)}").exists():
-            down(name)  # of a session that was killed
-    with Lab.up(2, name=f"{PREFIX}{os.getpid()}") as lab:
+def swarm(machine: None) -> Iterator[Lab]:
+    with Lab.up(2, name=f"test-{os.getpid()}-golden") as lab:
         yield lab
 
 

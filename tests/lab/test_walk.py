@@ -15,24 +15,18 @@ from subprocess import CompletedProcess
 import pytest
 from waiting import eventually
 
-from meshlb.lab import IMAGE, Lab, Node, down, names, why_not
+from meshlb.lab import IMAGE, Lab, Node
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-PREFIX = "walk-"
 MESHLB = [sys.executable, "-m", "meshlb"]
 ROOT = str(Path(__file__).parents[2])
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[Lab]:
+def machines(machine: None) -> Iterator[Lab]:
     """Three machines with Docker and nothing else: no swarm yet."""
-    if reason := why_not():
-        (pytest.fail if os.environ.get("MESHLB_REQUIRE_LAB") == "1" else pytest.skip)(reason)
-    for name in names():
-        if name.startswith(PREFIX) and not Path(f"/proc/{name.removeprefix(PREFIX)}").exists():
-            down(name)  # of a session that was killed
-    with Lab.up(3, name=f"{PREFIX}{os.getpid()}", swarm=False) as lab:
+    with Lab.up(3, name=f"test-{os.getpid()}-walk", swarm=False) as lab:
         yield lab
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlb.lab import LabError, process, state
+from meshlb.lab import LabBusyError, LabError, process, state
 from meshlb.lab.state import State
 
 
@@ -68,7 +68,7 @@ def test_other_labs_stay(directory: Path) -> None:
 def test_only_one_changes_a_lab() -> None:
     with (
         state.locked("a"),
-        pytest.raises(LabError, match="lab a is being changed by another process"),
+        pytest.raises(LabBusyError, match="lab a is being changed by another process"),
         state.locked("a"),
     ):
         pass
