@@ -26,7 +26,6 @@ cdef enum:
     ROUNDS = 4  # reads per direction and turn, so that no stream starves another
     PIPE = 262144  # bytes asked for a pipe; what the kernel grants is used
     POOLED_PIPES = 64  # idle pipes kept per worker
-    STREAK = 3  # full reads in a row that make a stream (HAProxy's rule), small ones that unmake it
 
 
 # -- Pipes: a pool per worker. A pipe with bytes in it is never pooled
@@ -271,13 +270,16 @@ cdef int _splice_in(worker_t *w, end_t *source) noexcept nogil:
     if moved < 0:
         return _read_failed(source)  # the pipe is empty here, so EAGAIN can only mean the socket
     if moved == 0:
-        source.full_reads = 0  # the end, or urgent data: a copying read tells
+        source.usual = 0  # the end, or urgent data: a copying read tells
         return MORE
     source.pipe.held = <uint32_t>moved
-    source.small_reads = source.small_reads + 1 if moved < SCRATCH // 2 else 0
-    if source.small_reads >= STREAK:
-        source.full_reads = 0  # no stream any more: back to copying once the pipe is empty
+    _learn(source, <uint32_t>moved)
     return MORE
+
+
+cdef void _learn(end_t *source, uint32_t size) noexcept nogil:
+    """One more read counts for a quarter of what is usual: a small one between large ones changes little."""
+    source.usual = (3 * source.usual + size) // 4
 
 
 cdef int _copy_in(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept nogil:
@@ -288,11 +290,8 @@ cdef int _copy_in(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept n
     if size == 0:
         source.flags |= FINISHED
         return MORE
-    if size == SCRATCH:
-        source.full_reads += 1 if source.full_reads < STREAK else 0
-        source.small_reads = 0
-    else:
-        source.full_reads = 0
+    _learn(source, <uint32_t>size)
+    if size < SCRATCH:
         # A short read has emptied the queue. What comes later is announced by a new edge, and after a FIN
         # nothing comes; urgent data stops a read short, so it is the exception.
         if not source.flags & URGENT:
@@ -358,13 +357,17 @@ cdef int _step(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept nogi
 
 
 cdef bint _spliced(worker_t *w, end_t *source) noexcept nogil:
-    """Whether the source is a stream, and has a pipe. splice() never gets past urgent data, so that is copied."""
-    if source.full_reads < STREAK or source.flags & URGENT:
+    """Whether the source is a stream, and has a pipe. splice() never gets past urgent data, so that is copied.
+
+    Splicing costs less than copying from about a quarter of the hot buffer on. Two full reads in a row are more
+    than that; so are answers that take a full read and a little one each.
+    """
+    if source.usual <= SCRATCH // 4 or source.flags & URGENT:
         return False
     if source.pipe == NULL:
         source.pipe = _pipe_take(w)
         if source.pipe == NULL:
-            source.full_reads = 0
+            source.usual = 0
     return source.pipe != NULL
 
 

@@ -64,10 +64,9 @@ cdef struct pipe_s:
 
 cdef struct end_t:
     uint8_t kind  # KIND_CLIENT or KIND_BACKEND
-    uint8_t full_reads
-    uint8_t small_reads
     uint16_t flags
     int fd
+    uint32_t usual  # bytes of a read, a moving average: what makes it a stream
     uint32_t tail_start
     uint32_t tail_size
     char *tail

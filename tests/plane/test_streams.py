@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from mesh import MIB, MakeServer, Mesh, backend, echo, reset
+from mesh import MIB, MakeServer, Mesh, backend, echo, exactly, reset
 from waiting import eventually
 
 PATTERN = bytes(
@@ -65,6 +65,20 @@ def test_a_gibibyte_both_ways_at_once(mesh: Mesh, server: MakeServer) -> None:
     assert mesh.counters().received == mesh.counters().sent == size
     assert not backend.errors
     assert mesh.plane._forwarder.pipes()[0] > 0, "a long stream is spliced"
+
+
+@pytest.mark.parametrize(("size", "spliced"), [(8 << 10, False), ((64 << 10) + 68, True)])
+def test_large_answers_are_spliced(mesh: Mesh, server: MakeServer, size: int, spliced: bool) -> None:
+    def answer(connection: socket.socket) -> None:
+        while connection.recv(16):
+            connection.sendall(LONG_PATTERN[:size])
+
+    mesh.serve(server(answer).backend)
+    with mesh.connect() as client:
+        for _ in range(50):
+            client.sendall(b"?")
+            assert exactly(client, size) == LONG_PATTERN[:size]
+    assert (mesh.plane._forwarder.pipes()[0] > 0) == spliced
 
 
 def test_small_writes_arrive_one_by_one(mesh: Mesh, server: MakeServer) -> None:
