@@ -13,10 +13,10 @@ class Forwarder:
     """
 
     def __new__(cls, workers: int) -> Forwarder: ...
-    def share_out(self, clients: int, end: int, flows: int) -> None:
+    def share_out(self, clients: int, end: int, flows: int, pipes: int) -> None:
         """From descriptor `clients` on no client is accepted, and from `end` on workers open nothing.
 
-        There may be so many `flows` of UDP.
+        There may be so many `flows` of UDP, and `pipes` of each worker.
         """
 
     def shortage(self) -> tuple[int, int]:

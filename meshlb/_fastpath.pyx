@@ -41,7 +41,7 @@ cdef class Forwarder:
         if not 1 <= workers <= MOST_WORKERS:
             raise ValueError(f"workers must be 1 to {MOST_WORKERS}")
         self.free_ports, self.free_backends = [], []
-        self.share_out(0x7fffffff, 0x7fffffff, 0x7fffffff)
+        self.share_out(0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff)
         self.plane.worker = <worker_t *>lines(workers * sizeof(worker_t))
         for i in range(workers):
             self.plane.worker[i].epoll = self.plane.worker[i].wake = -1
@@ -71,10 +71,11 @@ cdef class Forwarder:
         free(self.backends)
         free(self.plane.worker)
 
-    def share_out(self, uint32_t clients, uint32_t end, uint32_t flows):
+    def share_out(self, uint32_t clients, uint32_t end, uint32_t flows, uint32_t pipes):
         sys.store_relaxed_uint(&self.plane.fd_limit, clients)
         sys.store_relaxed_uint(&self.plane.fd_end, end)
         sys.store_relaxed_uint(&self.plane.flows, flows)
+        sys.store_relaxed_uint(&self.plane.pipes, pipes)
 
     def shortage(self):
         cdef uint64_t now = _milliseconds()

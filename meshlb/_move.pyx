@@ -31,7 +31,7 @@ cdef enum:
 # -- Pipes: a pool per worker. A pipe with bytes in it is never pooled
 
 cdef pipe_t *_pipe_take(worker_t *w) noexcept nogil:
-    """An empty pipe, or NULL when the kernel gives none: then bytes are copied."""
+    """An empty pipe, or NULL when there are no more: then bytes are copied."""
     cdef streams_t *streams = streams_of(w)
     cdef pipe_t *pipe = streams.pipes
     cdef int fds[2]
@@ -39,6 +39,8 @@ cdef pipe_t *_pipe_take(worker_t *w) noexcept nogil:
         streams.pipes = pipe.next
         streams.pooled_pipes -= 1
         return pipe
+    if w.pipes_made - w.pipes_closed >= sys.load_relaxed_uint(&w.plane.pipes):
+        return NULL
     if sys.pipe2(fds, sys.O_NONBLOCK | sys.O_CLOEXEC) != 0:
         return NULL
     pipe = <pipe_t *>malloc(sizeof(pipe_t))

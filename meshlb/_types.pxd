@@ -221,6 +221,7 @@ cdef struct plane_t:
     uint32_t fd_limit  # shared: from this descriptor on no client is accepted, so that backends have some
     uint32_t fd_end  # shared: from this descriptor on workers open nothing: the rest is Python's
     uint32_t flows  # shared: that there may be
+    uint32_t pipes  # shared: that a worker may have
     int32_t stopping  # shared
     void *table  # shared
 

@@ -17,6 +17,8 @@ _OWN = 24  # the agent's, besides an epoll and an eventfd of each worker
 _EACH = 2  # of a listening socket: a worker's, and ours for the agent that takes over
 _FEWEST = 8  # that listening sockets leave to clients and their backends
 _BACKENDS = 128  # that clients leave to their backends
+_PER_PIPE = 32  # descriptors that are not listening sockets'
+_MOST_PIPES = 1024
 _PYTHON = 16  # that workers leave to Python
 _LATER = 64  # ports that may still come, and are to find room
 
@@ -63,6 +65,14 @@ class Descriptors:
     def flows(self) -> int:
         """Conversations of UDP that there may be."""
         return max(self.workers, (self.clients - self._taken) // 2)
+
+    @property
+    def pipes(self) -> int:
+        """Pipes that each worker may have for streams: those beyond them are copied.
+
+        A stream to a client that reads slowly keeps one, with up to 256 KiB in it: all take 256 MiB at most.
+        """
+        return min(max(0, self._free) // _PER_PIPE, _MOST_PIPES) // self.workers
 
     @property
     def _own(self) -> int:

@@ -417,7 +417,7 @@ class Plane:
         """Tells the workers what listening sockets leave of the descriptors. There may be more by now."""
         of = self._descriptors
         of.limit = _file_limit()
-        self._forwarder.share_out(of.clients, of.end, of.flows)
+        self._forwarder.share_out(of.clients, of.end, of.flows, of.pipes)
 
     def _reap(self) -> None:
         ports, backends = self._forwarder.reap()

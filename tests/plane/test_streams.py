@@ -11,6 +11,7 @@ import time
 
 import pytest
 from mesh import MIB, MakeServer, Mesh, backend, echo, exactly, reset
+from plane_process import PlaneProcess
 from waiting import eventually
 
 PATTERN = bytes(
@@ -79,6 +80,37 @@ def test_large_answers_are_spliced(mesh: Mesh, server: MakeServer, size: int, sp
             client.sendall(b"?")
             assert exactly(client, size) == LONG_PATTERN[:size]
     assert (mesh.plane._forwarder.pipes()[0] > 0) == spliced
+
+
+def test_streams_to_slow_readers_leave_descriptors_to_clients(server: MakeServer) -> None:
+    """Of 1,024 descriptors pipes take 60 at most; the other streams are copied."""
+    size, streams = 4 * MIB, 100
+    backend = server(lambda connection: send_pattern(connection, size))
+    with (
+        contextlib.closing(PlaneProcess(backend.port, descriptors=1024)) as plane,
+        contextlib.ExitStack() as stack,
+    ):
+        before = plane.look()["descriptors"]
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", plane.port), 30))
+            for _ in range(streams)
+        ]
+        stalled(plane)
+        assert before + 2 * streams < plane.look()["descriptors"] <= before + 2 * streams + 60
+        for client in clients:
+            check_pattern(client, size)
+
+
+def stalled(plane: PlaneProcess) -> None:
+    """Waits until no more bytes pass."""
+    seen = [-1]
+
+    def same() -> bool:
+        seen.append(plane.look()["tcp"]["sent"])
+        time.sleep(0.2)
+        return 0 < seen[-1] == seen[-2]
+
+    eventually(same, timeout=60, what="all streams to stall")
 
 
 def test_small_writes_arrive_one_by_one(mesh: Mesh, server: MakeServer) -> None:

@@ -21,6 +21,17 @@ def test_listening_sockets_leave_room_for_clients(limit: int, workers: int) -> N
     assert taken < of.clients < of.end < limit
 
 
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_pipes_take_a_sixteenth_of_the_descriptors_and_256_mebibytes_at_most(
+    limit: int, workers: int
+) -> None:
+    pipes = Descriptors(limit, workers).pipes * workers
+    assert 2 * pipes <= limit // 16
+    assert pipes * 256 <= 256 << 10
+    assert pipes > 0 or limit < 512
+
+
 def test_where_there_is_room_each_worker_has_a_socket() -> None:
     assert Descriptors(20_000, 4).each(addresses=1, ports=500) == 4
 
