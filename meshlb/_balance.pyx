@@ -160,7 +160,8 @@ cdef bint _probes(backend_t *backend, uint64_t now) noexcept nogil:
 
 cdef bint _open_to(const route_t *route, backend_t *backend, choice_t *choice, uint32_t position) noexcept nogil:
     """Whether it could take the connection at all."""
-    if tried_has(choice.tried, position):
+    cdef uint64_t drain_until = sys.load_relaxed(&backend.drain_until)
+    if tried_has(choice.tried, position) or (drain_until and drain_until <= choice.now):
         return False
     return route.max_conn_backend == 0 or sys.load_relaxed_uint(&backend.active) < route.max_conn_backend
 

@@ -24,9 +24,9 @@ from meshlb._record cimport (
     record_time,
 )
 from meshlb._stream cimport (
-    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, EXPECTING, HEADER, HUNG_UP, LINGERING, OPEN, PARTING, READABLE,
-    REGISTERED, SHUT, SNIFFED, UNASKED, WAITING, WATCHED, WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t,
-    streams_of, streams_t,
+    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, EXPECTING, FINISHED, HEADER, HUNG_UP, LATER_NOT, LATER_TIMED,
+    LATER_WANTED, LINGERING, OPEN, PARTING, READABLE, REGISTERED, SHUT, SNIFFED, UNASKED, URGENT, WAITING, WATCHED,
+    WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t, streams_of, streams_t,
 )
 from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_count, tried_in
@@ -595,8 +595,10 @@ cdef ssize_t _first_bytes(worker_t *w, conn_t *c, char **data, size_t room) noex
     size = sys.recv(client.fd, data[0], room, 0)
     if size < 0 and _exhausted(sys.errno):
         return 0  # its bytes are read when the backend has answered
-    if size < <ssize_t>room and size != 0:
-        client.flags &= ~READABLE  # what comes from here on is reported when epoll gets to know the socket
+    # What comes after a short read is reported, once epoll knows the socket. A FIN or urgent data that it has told of
+    # already, while the client waited, is not told again.
+    if size < <ssize_t>room and size != 0 and not client.flags & (HUNG_UP | URGENT):
+        client.flags &= ~READABLE
     return 0 if size < 0 and sys.errno == sys.EAGAIN else size
 
 
@@ -813,7 +815,8 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
         _conn_end(w, c, True, OVER_DRAINED)
         return
     if route != NULL and route.idle_timeout and <uint32_t>w.now - c.active >= route.idle_timeout:
-        _conn_end(w, c, False, OVER_IDLE)
+        # A FIN would make what the other side has got look complete.
+        _conn_end(w, c, _has_more(&c.client) or _has_more(&c.backend_end), OVER_IDLE)
         return
     if not c.kept_alive and w.now_us - c.begun_us >= <uint64_t>KEEPALIVE * 1000:
         c.kept_alive = True
@@ -822,7 +825,7 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
         _hush_over(w, c)
         return
     if c.later:
-        c.later = False
+        c.later = LATER_NOT
         c.client.flags |= WRITABLE
         c.backend_end.flags |= WRITABLE
         _open_timer(w, c)
@@ -835,6 +838,11 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
         c.client.flags &= ~SNIFFED
         c.client.flags |= READABLE
         _conn_pump(w, c)
+
+
+cdef bint _has_more(end_t *source) noexcept nogil:
+    """Whether there may be bytes of it that the other end has not got."""
+    return pending(source) or source.flags & (READABLE | FINISHED) == READABLE
 
 
 cdef bint _says_something(int fd) noexcept nogil:
@@ -884,7 +892,8 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
         _pass_fin(backend)
     if down == DONE:
         _pass_fin(client)
-    c.later = c.later or up == LATER or down == LATER
+    if not c.later and (up == LATER or down == LATER):
+        c.later = LATER_WANTED
     if up == WAIT and not c.later and not client.flags & REGISTERED and not pending(client) and _hushed(w, c, down):
         return
     if not end_watch(w, c, client, not client.flags & WRITABLE):
@@ -892,9 +901,16 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
     elif not end_watch(w, c, backend, not backend.flags & WRITABLE):
         _conn_end(w, c, True, REFUSED_RESOURCES)
     elif c.later:
-        _open_timer(w, c)
+        _open_later(w, c)
     elif up == MORE or down == MORE:
         _conn_ready(w, c)
+
+
+cdef void _open_later(worker_t *w, conn_t *c) noexcept nogil:
+    """Sets the timer once: bytes that go the other way do not put it off."""
+    if c.later == LATER_WANTED:
+        c.later = LATER_TIMED
+        _open_timer(w, c)
 
 
 cdef bint _hushed(worker_t *w, conn_t *c, int down) noexcept nogil:
@@ -1027,8 +1043,8 @@ cdef void _end_event(end_t *end, uint32_t events) noexcept nogil:
     if events & (sys.EPOLLRDHUP | sys.EPOLLHUP):
         end.flags |= HUNG_UP
     if events & sys.EPOLLPRI:
-        end_urgent(end)
-    if events & (sys.EPOLLIN | sys.EPOLLRDHUP | sys.EPOLLHUP | sys.EPOLLERR):
+        end_urgent(end)  # a lone urgent byte is reported as nothing else
+    if events & (sys.EPOLLIN | sys.EPOLLPRI | sys.EPOLLRDHUP | sys.EPOLLHUP | sys.EPOLLERR):
         end.flags |= READABLE
 
 

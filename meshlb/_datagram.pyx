@@ -435,6 +435,7 @@ cdef void _upstream(worker_t *w, flow_t *flow, train_t **trains, uint32_t count)
     ) != 0:
         backend_failed(flow.backend, w.now, &w.random)
         _backend_leave(w, flow, True)
+        passed.datagrams = passed.bytes = 0  # all of it is for the next one
         is_over = not _backend_find(w, flow)
     sys.bump(&counters.received, passed.bytes)
     if flow.record != NULL:

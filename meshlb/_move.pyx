@@ -7,7 +7,7 @@ Edge-triggered epoll asks for care: an end is READABLE until a read says otherwi
 otherwise, and whoever stops early for fairness is told MORE.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -15,8 +15,8 @@ from meshlb cimport _linux as sys
 from meshlb._reach cimport reach_beyond
 from meshlb._record cimport record_time
 from meshlb._stream cimport (
-    BROKEN, DOOMED, FINISHED, HUNG_UP, KEPT_URGENT, PROMPT, READABLE, REGISTERED, SHUT, URGENT, WATCHES_OUT,
-    WRITABLE, WRITTEN, conn_t, end_t, pipe_t, streams_of, streams_t,
+    BROKEN, DOOMED, FINISHED, HUNG_UP, KEPT_URGENT, LATER_WANTED, PROMPT, READABLE, REGISTERED, SHUT, URGENT,
+    WATCHES_OUT, WRITABLE, WRITTEN, conn_t, end_t, pipe_t, streams_of, streams_t,
 )
 from meshlb._types cimport (
     KIND_CLIENT, SCRATCH, backend_counters, event_data, histogram_add, port_counters, worker_t,
@@ -91,6 +91,7 @@ cdef bint end_watch(worker_t *w, conn_t *c, end_t *end, bint out) noexcept nogil
     """Has epoll report the end's reads, and with `out` its writes as well. False when the kernel refuses."""
     cdef sys.epoll_event event
     cdef int operation = sys.EPOLL_CTL_ADD
+    cdef uint16_t known = REGISTERED
     if end.flags & REGISTERED:
         if not out or end.flags & WATCHES_OUT:
             return True
@@ -98,10 +99,12 @@ cdef bint end_watch(worker_t *w, conn_t *c, end_t *end, bint out) noexcept nogil
     event.events = sys.EPOLLIN | sys.EPOLLRDHUP | sys.EPOLLPRI | sys.EPOLLET
     if out:
         event.events |= sys.EPOLLOUT
-        end.flags |= WATCHES_OUT
+        known |= WATCHES_OUT
     event.data.u64 = event_data(c.generation if end.kind == KIND_CLIENT else c.attempt, c.index, end.kind)
-    end.flags |= REGISTERED
-    return sys.epoll_ctl(w.epoll, operation, end.fd, &event) == 0
+    if sys.epoll_ctl(w.epoll, operation, end.fd, &event) != 0:
+        return False
+    end.flags |= known
+    return True
 
 
 cdef void end_start(end_t *end, uint8_t kind, int fd) noexcept nogil:
@@ -219,7 +222,7 @@ cdef ssize_t _write(
 cdef bint _takes_none_now(conn_t *c, end_t *sink) noexcept nogil:
     """Whether a write has failed for now alone: epoll tells when there is room, the clock when to ask for memory."""
     if sys.errno == sys.ENOBUFS or sys.errno == sys.ENOMEM:
-        c.later = True
+        c.later = LATER_WANTED
     elif sys.errno != sys.EAGAIN and sys.errno != sys.EINTR:
         return False
     sink.flags &= ~WRITABLE
@@ -271,17 +274,28 @@ cdef int _splice_in(worker_t *w, end_t *source) noexcept nogil:
     )
     if moved < 0:
         return _read_failed(source)  # the pipe is empty here, so EAGAIN can only mean the socket
-    if moved == 0:
-        source.usual = 0  # the end, or urgent data: a copying read tells
-        return MORE
     source.pipe.held = <uint32_t>moved
-    _learn(source, <uint32_t>moved)
+    if moved:
+        _learn(source, <uint32_t>moved)
+    else:
+        source.usual = 0  # the end, or urgent data: a copying read tells
+    # splice() stops short of an urgent byte that no event has told of yet; recv() would go past it.
+    if not _is_stream(source) and sys.at_mark(source.fd):
+        end_urgent(source)
     return MORE
 
 
 cdef void _learn(end_t *source, uint32_t size) noexcept nogil:
     """One more read counts for a quarter of what is usual: a small one between large ones changes little."""
     source.usual = (3 * source.usual + size) // 4
+
+
+cdef bint _is_stream(end_t *source) noexcept nogil:
+    """Whether so much is usually read that splicing costs less than copying: more than a quarter of the hot buffer.
+
+    Two full reads in a row are that; so are answers that take a full read and a little one each.
+    """
+    return source.usual > SCRATCH // 4
 
 
 cdef int _copy_in(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept nogil:
@@ -359,12 +373,8 @@ cdef int _step(worker_t *w, conn_t *c, end_t *source, end_t *sink) noexcept nogi
 
 
 cdef bint _spliced(worker_t *w, end_t *source) noexcept nogil:
-    """Whether the source is a stream, and has a pipe. splice() never gets past urgent data, so that is copied.
-
-    Splicing costs less than copying from about a quarter of the hot buffer on. Two full reads in a row are more
-    than that; so are answers that take a full read and a little one each.
-    """
-    if source.usual <= SCRATCH // 4 or source.flags & URGENT:
+    """Whether the source is a stream, and has a pipe. splice() never gets past urgent data, so that is copied."""
+    if not _is_stream(source) or source.flags & URGENT:
         return False
     if source.pipe == NULL:
         source.pipe = _pipe_take(w)

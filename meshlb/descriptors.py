@@ -72,7 +72,8 @@ class Descriptors:
 
         A stream to a client that reads slowly keeps one, with up to 256 KiB in it: all take 256 MiB at most.
         """
-        return min(max(0, self._free) // _PER_PIPE, _MOST_PIPES) // self.workers
+        of_all = min(max(0, self._free) // _PER_PIPE, _MOST_PIPES)
+        return -(-of_all // self.workers)
 
     @property
     def _own(self) -> int:

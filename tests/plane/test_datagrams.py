@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -68,6 +69,20 @@ def udp_server() -> Iterator[MakeServer]:
 
 def draining(server: UdpServer) -> Backend:
     return dataclasses.replace(server.backend, state=BackendState.DRAINING)
+
+
+def test_a_question_is_not_repeated_to_the_only_backend_once_that_has_drained(
+    udp: UdpMesh, udp_server: MakeServer
+) -> None:
+    silent = udp_server(lambda _: ())
+    policy = Policy(drain=0.2)
+    udp.serve(silent.backend, policy=policy)
+    with udp.client() as client:
+        client.send(b"?")
+        eventually(lambda: silent.received, timeout=10, what="the question")
+        udp.serve(draining(silent), policy=policy)
+        time.sleep(1)
+    assert len(silent.received) <= 2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from mesh import Mesh, backend, blackhole, free_port
+from mesh import MakeServer, Mesh, backend, blackhole, echo, exactly, free_port
 from waiting import eventually
 
-from meshlb.model import Port
+from meshlb.model import BackendState, Port
 from meshlb.policy import Policy
 from meshlb.table import Backend, Table
 
@@ -81,3 +81,33 @@ def test_what_the_hold_cuts_short_is_not_the_backends_fault(mesh: Mesh) -> None:
             turned_away_at(mesh.connect(60))
         counts = mesh.backend_counts()[backend(number)]
     assert (counts.failed, counts.aside) == (4, False)
+
+
+def test_a_client_that_has_ended_its_half_while_it_waited(mesh: Mesh, server: MakeServer) -> None:
+    def answer_at_the_end(connection: socket.socket) -> None:
+        asked = b""
+        while more := connection.recv(100):
+            asked += more
+        connection.sendall(asked)
+
+    mesh.serve(policy=Policy(hold=60))
+    with mesh.connect(30) as client:
+        eventually(lambda: mesh.port_counts().waited == 1, timeout=30, what="the client to wait")
+        client.sendall(b"all of it")
+        client.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)  # epoll has told of it by then, and will not again
+        mesh.serve(server(answer_at_the_end).backend, policy=Policy(hold=60))
+        assert exactly(client, 100) == b"all of it"
+
+
+def test_clients_wait_while_there_are_only_backends_that_have_drained(mesh: Mesh, server: MakeServer) -> None:
+    policy = Policy(hold=60, drain=0.1)
+    leaving = server(echo)
+    mesh.serve(leaving.backend, policy=policy)
+    mesh.serve(backend(leaving.port, state=BackendState.DRAINING), policy=policy)
+    time.sleep(0.3)
+    with mesh.connect(30) as client:
+        client.sendall(b"still here?")
+        eventually(lambda: mesh.port_counts().waited == 1, timeout=30, what="the client to wait")
+        mesh.serve(server(echo).backend, policy=policy)
+        assert exactly(client, 11) == b"still here?"

@@ -6,10 +6,14 @@ import fcntl
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
 from mesh import MakeServer, Mesh
+from waiting import eventually
+
+from meshlb.policy import Policy
 
 SIOCATMARK = 0x8905
 
@@ -67,5 +71,34 @@ def test_marks_are_kept_towards_the_client(mesh: Mesh, server: MakeServer) -> No
     with mesh.connect() as client:
         client.sendall(b"x")
         seen = list(inline(client))
+    assert b"".join(byte for byte, _ in seen) == b"abc!def"
+    assert [byte for byte, marked in seen if marked] == [b"!"]
+
+
+def test_a_lone_urgent_byte_from_the_server_does_not_wait_for_the_next_one(
+    mesh: Mesh, server: MakeServer
+) -> None:
+    def send(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.send(b"!", socket.MSG_OOB)
+        connection.recv(1)
+
+    mesh.serve(server(send).backend)
+    with mesh.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        client.sendall(b"x")
+        assert client.recv(1) == b"!"
+
+
+def test_urgent_data_of_a_client_that_waits(mesh: Mesh, server: MakeServer) -> None:
+    seen: list[tuple[bytes, bool]] = []
+    mesh.serve(policy=Policy(hold=60))
+    with mesh.connect() as client:
+        eventually(lambda: mesh.port_counts().waited == 1, timeout=30, what="the client to wait")
+        for data, flags in SCRIPTS["between"]:
+            client.send(data, flags)
+        time.sleep(0.2)  # epoll has told of it by then, and will not again
+        mesh.serve(server(lambda connection: seen.extend(inline(connection))).backend)
+        eventually(lambda: len(seen) == 7, timeout=30, what="all bytes to arrive")
     assert b"".join(byte for byte, _ in seen) == b"abc!def"
     assert [byte for byte, marked in seen if marked] == [b"!"]

@@ -27,8 +27,8 @@ def test_pipes_take_a_sixteenth_of_the_descriptors_and_256_mebibytes_at_most(
     limit: int, workers: int
 ) -> None:
     pipes = Descriptors(limit, workers).pipes * workers
-    assert 2 * pipes <= limit // 16
-    assert pipes * 256 <= 256 << 10
+    assert 2 * (pipes - workers) <= limit // 16
+    assert pipes <= 1024 + workers
     assert pipes > 0 or limit < 512
 
 
