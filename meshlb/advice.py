@@ -110,6 +110,10 @@ class Advice:
                 if self._overlay:
                     self._overlay.close()
 
+    def forget(self) -> None:
+        """Nobody is heard any more: no node is silent, and no task on another one is about to end."""
+        self._learn(Remote(prepared=self._recalled))
+
     def status(self) -> ChannelStatus:
         """What the channel says of itself."""
         peers = self._peers

@@ -12,6 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
+def endpoint(address: str, port: int) -> str:
+    """`192.0.2.7:80`, `[2001:db8::7]:80`."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 class Protocol(StrEnum):
     """The transport of a published port."""
 
@@ -122,7 +127,7 @@ class Snapshot:
 class Desired:
     """What only managers know: how services are meant to be, without tasks, and which tasks are to stop.
 
-    `stopping` are ids of tasks that Swarm is about to stop: about two seconds later they get their SIGTERM.
+    `stopping` are ids of tasks that Swarm is about to stop: some three seconds later they get their SIGTERM.
     """
 
     services: tuple[Service, ...] = ()

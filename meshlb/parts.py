@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshlb.advice import Advice
     from meshlb.http.access import Access
 
+CHANNEL_AGAIN = 30.0  # seconds until a channel that broke begins anew
 log = logging.getLogger("meshlb.agent")
 
 
@@ -108,7 +109,11 @@ async def _advising(advice: Advice) -> AsyncIterator[None]:
 
 
 async def _advise(advice: Advice) -> None:
-    try:
-        await advice.run()
-    except Exception:
-        log.exception("the channel between agents broke; everything else goes on")
+    """Cancelled at the end. What others have told is not believed for longer than they can be heard."""
+    while True:
+        try:
+            await advice.run()
+        except Exception:
+            log.exception("the channel between agents broke; everything else goes on, and it begins anew")
+        advice.forget()
+        await asyncio.sleep(CHANNEL_AGAIN)

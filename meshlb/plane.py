@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Listeners", "Plane", "enter_namespace"]
 
 _Key = tuple[str, str, int]
+_Dropped = tuple[str, float | None]  # the task, and for how many seconds its connections may go on
 _ENDING = (BackendState.DRAINING, BackendState.DRAINED)  # `drain` says for how long connections go on
 _NEVER = (BackendState.DRAINED, BackendState.PAUSED, BackendState.DOWN)  # takes none, even when nobody is up
 _TOLD = 3000  # milliseconds that clients wait to be accepted before that is a problem
@@ -144,13 +145,13 @@ class Plane:
         self._namespace.use(table.namespace)
         namespace_fd = self._namespace.duplicate()  # first: what fails for want of them changes nothing
         wanted = {entry.port: entry for entry in table.entries}
-        gone = [self._served.pop(port) for port in list(self._served) if port not in wanted]
         with _closed_on_failure(namespace_fd):
             dropped = self._update(wanted)
+            gone = [self._served.pop(port) for port in list(self._served) if port not in wanted]
             for served in gone:
-                dropped |= dict.fromkeys(_numbers(served), _draining(served.entry))
+                dropped |= _dropped(served.backends.values(), served.entry)
             self._close(gone)
-            self._end(dropped, table.absent)
+            self._end(dropped, table)
             self._publish(namespace_fd)
         self._retire(gone, dropped)
         self._close_moved()
@@ -226,7 +227,14 @@ class Plane:
         self._closing = False
         for port, served in self._served.items():
             if served.listening:
-                self._listen(served, self._listeners.again(port))
+                self._resume(port, served)
+
+    def _resume(self, port: Port, served: _Served) -> None:
+        try:
+            self._listen(served, self._listeners.again(port))
+        except OSError as error:  # the next look opens it anew
+            self._close([served])
+            served.state, served.reason = PortState.FAILED, f"port {port}: {error.strerror}"
 
     def leave(self) -> None:
         """After `release`: nothing of the listeners is ours any more. Connections go on."""
@@ -286,9 +294,9 @@ class Plane:
         self._descriptors.sockets -= served.sockets
         served.sockets = 0
 
-    def _update(self, wanted: dict[Port, Entry]) -> dict[int, float | None]:
-        """Has `_served` name what is wanted; backends that it no longer names, and how long they drain."""
-        dropped: dict[int, float | None] = {}
+    def _update(self, wanted: dict[Port, Entry]) -> dict[int, _Dropped]:
+        """Has `_served` name what is wanted; backends that it no longer names."""
+        dropped: dict[int, _Dropped] = {}
         for port, entry in wanted.items():
             served = self._served.get(port)
             if served is None:
@@ -296,7 +304,7 @@ class Plane:
                 served = self._served[port] = _Served(entry, number)
             elif served.taken is entry:
                 continue
-            dropped |= dict.fromkeys(self._update_backends(served, entry), _draining(entry))
+            dropped |= _dropped(self._update_backends(served, entry), entry)
             self._drain(served)
             if entry.policy.access_log:
                 self._subjects.ports[served.port_id] = entry.port, entry.service
@@ -312,16 +320,19 @@ class Plane:
                 self._draining[number] = seconds
                 self._forwarder.end_backend(number, round(seconds * 1000) or None)
 
-    def _end(self, dropped: dict[int, float | None], absent: BackendState) -> None:
+    def _end(self, dropped: dict[int, _Dropped], table: Table) -> None:
         """Ends the connections of backends that are gone: at once where they are dead, else as they drain."""
-        for backend, seconds in dropped.items():
+        dead = table.absent is BackendState.DOWN
+        # A task whose port has become another one, or another service's, lives on.
+        living = {one.task for of in table.entries for one in of.backends} if dead and dropped else set()
+        for backend, (task, seconds) in dropped.items():
             before = self._draining.pop(backend, 0)
-            if absent is BackendState.DOWN or seconds is None:
+            if seconds is None or (dead and task not in living):
                 self._forwarder.end_backend(backend, 0)
             elif seconds and not before:
                 self._forwarder.end_backend(backend, round(seconds * 1000))
 
-    def _update_backends(self, served: _Served, entry: Entry) -> list[int]:
+    def _update_backends(self, served: _Served, entry: Entry) -> Iterable[tuple[Backend, int]]:
         before, served.entry, served.backends = served.backends, entry, {}
         for backend in entry.backends:
             key = (backend.task, backend.address, backend.port)
@@ -331,7 +342,7 @@ class Plane:
                 served.backends[key] = backend, number
                 if entry.policy.client_address == TRANSPARENT:
                     self._forwarder.prepare_backend(number, backend.prepared)
-        return [dropped for _, dropped in before.values()]
+        return before.values()
 
     def _add_backend(self, backend: Backend) -> int:
         return self._forwarder.add_backend(packed(backend.address), backend.port)
@@ -452,6 +463,11 @@ def _draining(entry: Entry) -> float | None:
     None is at once: a client of UDP could go on for ever, and loses nothing by another backend.
     """
     return None if entry.port.protocol is Protocol.UDP else entry.policy.drain
+
+
+def _dropped(backends: Iterable[tuple[Backend, int]], entry: Entry) -> dict[int, _Dropped]:
+    seconds = _draining(entry)
+    return {number: (backend.task, seconds) for backend, number in backends}
 
 
 def _numbers(served: _Served) -> Iterable[int]:

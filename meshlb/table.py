@@ -76,7 +76,8 @@ class Builder:
 
     def build(self, snapshot: Snapshot) -> Table:
         """As the function."""
-        ordered = sorted(snapshot.services, key=lambda service: (service.name, service.id))
+        # Of those that managers list (they have ids) no port is kept by what gossip alone still shows.
+        ordered = sorted(snapshot.services, key=lambda service: (not service.id, service.name, service.id))
         made = list(self._of(ordered, snapshot.node))
         self._made = {(each.of.name, each.of.id): each for each in made}
         entries, conflicts = _claimed(made)

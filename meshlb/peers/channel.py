@@ -352,6 +352,7 @@ class Peers:
         self._server.drop()
         self._server.admit(frozenset())
         self._beliefs.forget()
+        self._advised = Desired()
         self._anew = True
         self._changed.set()
 

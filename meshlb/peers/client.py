@@ -15,13 +15,13 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
 
+from meshlb.model import endpoint
 from meshlb.peers.allowance import Allowance
 from meshlb.peers.identity import Identity, IdentityError, Peer, peer_of
-from meshlb.peers.message import LANGUAGES, LOOKING, MAX_BYTES, Message, MessageError, decode
+from meshlb.peers.message import LANGUAGES, LOOKING, MAX_BYTES, PATH, Message, MessageError, decode
 from meshlb.peers.shown import asks, is_shown
 from meshlb.peers.wire import Wire
 
-PATH = "/peers"
 CONNECTING = 5.0  # seconds for TCP, TLS and the WebSocket's handshake together
 BREATHER = 0.02  # seconds after each message, so that no sender can keep this node busy
 
@@ -80,7 +80,7 @@ class Client:
         look: float = 0.0,
     ) -> None:
         self.address = address
-        self.place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self.place = endpoint(address, port)
         self._identity, self._hear, self._answered, self._pace = identity, hear, answered, pace
         self._see, self._look, self._looking = see, look, asyncio.Event()
         self._complained = ""

@@ -77,6 +77,8 @@ def load(root: Path) -> Identity:
         own = _introduce(server, _context(ssl.PROTOCOL_TLS_CLIENT, *files))
     except (ssl.SSLError, ValueError) as error:
         raise _unusable(root, error) from error
+    except OSError as error:  # no descriptor, no memory
+        raise IdentityError(f"the node's certificate cannot be read: {error.strerror}") from error
     return Identity(own.node_id, own.role, own.cluster, server, client)
 
 

@@ -18,6 +18,7 @@ from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, 
 from meshlb.policy import LABEL_PREFIX, parse_network
 from meshlb.text import printable
 
+PATH = "/peers"  # where agents speak to each other
 LOOKING = "meshlb.peers.v2"  # of the WebSocket, where the listener may ask to be shown what was counted
 SUBPROTOCOL = "meshlb.peers.v1"  # the same without that
 FORMER = "meshlb.desired.v1"  # of a release that takes nothing but managers' messages

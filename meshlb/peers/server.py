@@ -19,11 +19,10 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from meshlb.peers.allowance import Allowance, pause_after
 from meshlb.peers.identity import Identity, IdentityError, Peer, peer_of
-from meshlb.peers.message import DESIRED, FORMER, LANGUAGES, LOOKING, SUBPROTOCOL, MessageError
+from meshlb.peers.message import DESIRED, FORMER, LANGUAGES, LOOKING, PATH, SUBPROTOCOL, MessageError
 from meshlb.peers.shown import Looker, asked
 from meshlb.peers.wire import watch_over
 
-PATH = "/peers"
 MAX_CLIENTS = 512  # twice as many nodes as an agent listens to: each may be replacing its own
 MAX_OF_NODE = 4  # a node has one agent, for a moment two
 MAX_HANDSHAKES = 64

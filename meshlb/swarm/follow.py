@@ -193,6 +193,15 @@ class Session:
                 "this node is not a working part of its swarm yet; see docker node ls on a manager"
             )
 
+    def _learn_membership_again(self) -> None:
+        """What is known stays where the engine does not answer: the leader that it asks may have vanished."""
+        try:
+            self._learn_membership()
+        except (NotInSwarm, NotReady):
+            raise
+        except EngineError as error:
+            self.lists_problem = f"who the managers are may be out of date: {error}"
+
     def _remember_advice(self) -> None:
         """Until a manager is heard, what was heard last before this start is the best there is."""
         if self._known.advice is None and self._known.membership is not None:
@@ -271,12 +280,9 @@ class Session:
         return True
 
     def _ask_lists(self, now: float) -> bool:
-        """Refresh a manager's lists when due, or when gossip shows a service that they lack."""
+        """Refresh a manager's lists when due, or when they and gossip show other services."""
         lists = self._known.lists
-        strange = lists is not None and any(
-            service.name not in lists.services for service in self._fresh.services
-        )
-        due = min(self._lists_due, self._lists_asked + HOT) if strange else self._lists_due
+        due = min(self._lists_due, self._lists_asked + HOT) if self._differs(lists) else self._lists_due
         if now < due:
             return False
         self._lists_asked, self._lists_due = now, now + LISTS_EVERY
@@ -284,10 +290,20 @@ class Session:
             new = docker_view.parse_lists(self._get("/services"), self._get("/nodes"))
         except AnswerError as error:
             return self._without_lists(error)
+        except EngineError as error:
+            # The leader that the engine asks may have vanished. Whether the engine has, the next look tells.
+            self._lists_due = self._clock() + LISTS_EVERY
+            self.lists_problem = f"ports and labels may be out of date: {error}"
+            return False
         self.lists_problem = ""
         carried = docker_view.carry_lists(lists, new, self._shown)
         self._known.lists = replace(carried, stopping=lists.stopping if lists else frozenset())
         return self._known.lists != lists
+
+    def _differs(self, lists: Lists | None) -> bool:
+        """Whether gossip shows a service that a manager's lists lack, or no more of one that was removed."""
+        shown = {service.name for service in self._fresh.services}
+        return lists is not None and bool(shown - lists.services.keys() or lists.carried - shown)
 
     def _ask_tasks(self, now: float) -> bool:
         """On a manager, and while tasks may change: which of them are about to be stopped."""
@@ -297,10 +313,12 @@ class Session:
         self._tasks_due = now + (TASKS_EVERY if self._is_stirring(now) else LISTS_EVERY)
         try:
             wanted = docker_view.parse_wanted(self._get(_TASKS_PATH))
-        except AnswerError as error:
+        except EngineError as error:
+            if not isinstance(error, AnswerError):
+                self._tasks_due = self._clock() + LISTS_EVERY
             self.lists_problem = f"tasks that are about to stop are known late: {error}"
             return False
-        stopping = docker_view.stopping(self._fresh, lists.services, wanted)
+        stopping = docker_view.stopping(self._fresh, lists, wanted)
         self._known.lists = replace(lists, stopping=stopping)
         return stopping != lists.stopping
 
@@ -318,13 +336,14 @@ class Session:
         """Tell the channel between agents where this node stands, when that has changed."""
         if now >= self._membership_due:
             if self._membership_due:
-                self._learn_membership()
+                self._learn_membership_again()
             self._membership_due = now + MEMBERSHIP_EVERY
         membership, lists = self._known.membership, self._known.lists
         if membership is None:
             return
         desired = docker_view.to_desired(lists) if lists else None
-        peers = tuple(node.address for node in self._shown.peers)
+        earlier = self._earlier.peers if self._earlier else ()  # gossip takes a while to show them again
+        peers = tuple(sorted({node.address for node in (*self._shown.peers, *earlier)}))
         states = dict(self._marks.states())
         standing = Standing(
             membership.root,

@@ -85,6 +85,7 @@ class Memory(Generic[Kept]):
     ) -> None:
         self._path, self._cluster, self._what, self._every = directory / what.file, cluster, what, every
         self._newest: Kept | None = None
+        self._of = ""  # the Swarm that it was told of, where that was known by then
         self._written: tuple[str, Kept] | None = None
         self._changed = asyncio.Event()
         self._writing = threading.Lock()
@@ -103,7 +104,7 @@ class Memory(Generic[Kept]):
         """Write this soon."""
         newest = self._what.lasting(told)
         if newest != self._newest:
-            self._newest = newest
+            self._newest, self._of = newest, self._cluster()
             self._changed.set()
 
     async def run(self) -> None:
@@ -124,7 +125,7 @@ class Memory(Generic[Kept]):
         """Write the newest, if that is not done yet; whether it is now."""
         with self._writing:
             cluster, newest = self._cluster(), self._newest
-            if newest is None or (cluster, newest) == self._written:
+            if newest is None or (cluster, newest) == self._written or self._of not in ("", cluster):
                 return True
             return bool(cluster) and self._try_to_write(cluster, newest)
 

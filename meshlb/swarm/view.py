@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshlb import weights
@@ -23,6 +23,7 @@ _PORT = re.compile(r"Target: (\d{1,5}), Publish: (\d{1,5})", re.ASCII)
 
 PORTS_STAY = 10.0  # seconds; a task in ten that alone has a port is missed by 40 looks once in 70 times
 _UPDATING = ("updating", "rollback_started")
+_JOBS = {"ReplicatedJob", "GlobalJob"}  # Swarm wants their tasks to be complete, not to run
 
 NOBODY = Node("", "", "")
 
@@ -64,6 +65,10 @@ class Lists:
     problems: tuple[str, ...] = ()
     updating: bool = False  # a rolling update is under way
     stopping: frozenset[str] = frozenset()  # ids of tasks that are about to be stopped
+    carried: frozenset[str] = (
+        frozenset()
+    )  # names of services that have been removed, and of which tasks are left
+    jobs: frozenset[str] = frozenset()  # names of services whose tasks are to come to an end
 
 
 def parse_membership(info: object) -> Membership:
@@ -199,7 +204,14 @@ def parse_lists(services: object, nodes: object) -> Lists:
         tuple(_listed_node(node) for node in sorted(nodes, key=_by_readiness)),
         tuple(sorted(problems)),
         any(_dict(_dict(service).get("UpdateStatus")).get("State") in _UPDATING for service in services),
+        jobs=frozenset(name for service in services if (name := _job(service))),
     )
+
+
+def _job(service: object) -> str:
+    """The name of a service that is a job; empty for others."""
+    spec = _dict(_dict(service).get("Spec"))
+    return _text(spec.get("Name")) if _dict(spec.get("Mode")).keys() & _JOBS else ""
 
 
 def parse_wanted(tasks: object) -> frozenset[str]:
@@ -209,13 +221,14 @@ def parse_wanted(tasks: object) -> frozenset[str]:
     return frozenset(_text(_dict(task).get("ID")) for task in tasks)
 
 
-def stopping(view: View, services: Mapping[str, Service], wanted: frozenset[str]) -> frozenset[str]:
+def stopping(view: View, lists: Lists, wanted: frozenset[str]) -> frozenset[str]:
     """Tasks that still run but are not wanted any more.
 
     The engine lists a task in its view until its container has died, though Swarm has decided some three
     seconds earlier, and sends SIGTERM two seconds after taking it out of its own mesh (seen on 20.10).
     """
-    shown = (task for service in view.services if service.name in services for task in service.tasks)
+    names = lists.services.keys() - lists.jobs
+    shown = (task for service in view.services if service.name in names for task in service.tasks)
     return frozenset(task.id for task in shown) - wanted
 
 
@@ -288,13 +301,28 @@ def _labels(node: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
 def carry_lists(old: Lists | None, new: Lists, view: View) -> Lists:
     """`new`, and what `old` knew of services that are gone from the list while gossip still has their tasks.
 
-    Else a removed service's UDP port would turn into a TCP port for its last seconds.
+    Else a removed service's UDP port would turn into a TCP port for its last seconds. Ports that another
+    service has been given meanwhile are that one's.
     """
     if old is None:
         return new
     shown = {service.name for service in view.services}
-    kept = {name: found for name, found in old.services.items() if name in shown and name not in new.services}
-    return replace(new, services={**new.services, **kept})
+    gone = {name: found for name, found in old.services.items() if name in shown and name not in new.services}
+    if not gone:
+        return new
+    taken = {_key(port) for service in new.services.values() for port in service.ports}
+    kept = {name: _without(found, taken) for name, found in gone.items()}
+    return replace(new, services={**new.services, **kept}, carried=frozenset(kept))
+
+
+def _without(service: Service, taken: Collection[tuple[int, Protocol]]) -> Service:
+    """A service without the ports that others have now."""
+    return replace(service, ports=tuple(port for port in service.ports if _key(port) not in taken))
+
+
+def _key(port: Port) -> tuple[int, Protocol]:
+    """A number can be published once for each protocol."""
+    return port.published, port.protocol
 
 
 class Ports:

@@ -90,7 +90,7 @@ def _check_tables(
     remembered = Ports().remember(docker_view.carry_tasks(view, View(), own.address, lists), 0.0)
     told = docker_view.carry_lists(lists, lists, view) if lists else None
     if told:
-        stopping = docker_view.stopping(view, told.services, wanted)
+        stopping = docker_view.stopping(view, told, wanted)
         assert not stopping & wanted
         told = docker_view.from_desired(docker_view.to_desired(told))
     properties.table(docker_view.snapshot(remembered, told, own, states, namespace))

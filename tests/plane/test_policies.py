@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from mesh import Handler, MakeServer, Mesh, backend, echo, exactly, free_port
+from mesh import MIB, Handler, MakeServer, Mesh, backend, echo, exactly, free_port
 from waiting import eventually
 
 from meshlb.model import BackendState, PortCounts
@@ -310,6 +310,18 @@ def test_a_removed_backends_connections_go_on(mesh: Mesh, server: MakeServer) ->
     client.close()
 
 
+def test_connections_of_a_living_task_outlive_its_port(mesh: Mesh, server: MakeServer) -> None:
+    """Its service publishes another target now: Swarm replaces the task, but not yet."""
+    task = server(echo).backend
+    mesh.serve(task)
+    client = served(mesh)
+    moved = replace(task, port=free_port())
+    mesh.plane.apply(Table((mesh.entry(moved),), absent=BackendState.DOWN))
+    client.sendall(b"y")
+    assert client.recv(1) == b"y"
+    client.close()
+
+
 def test_a_draining_backends_connections_end_in_time(mesh: Mesh, server: MakeServer) -> None:
     leaving, staying = server(echo), server(echo)
     policy = Policy(drain=0.3)
@@ -353,6 +365,22 @@ def test_a_silent_connection_is_ended(mesh: Mesh, server: MakeServer) -> None:
     client.settimeout(30)
     assert client.recv(1) == b""
     client.close()
+
+
+def test_an_answer_that_nobody_reads_for_too_long_does_not_look_complete(
+    mesh: Mesh, server: MakeServer
+) -> None:
+    size = 64 * MIB
+
+    def answer(connection: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(bytes(size))
+
+    mesh.serve(server(answer).backend, policy=Policy(idle_timeout=0.5))
+    with mesh.connect() as client:
+        eventually(lambda: counts(mesh).closed == 1, timeout=30, what="its time to be up")
+        with pytest.raises(ConnectionResetError):
+            exactly(client, size)
 
 
 @pytest.mark.parametrize("speaker", ["client", "server"])

@@ -9,6 +9,7 @@ from fake_engine import FakeEngine
 from test_engine_source import WEB_TASK, Watcher, event, hurry, run, service, swarm_event, watch
 
 from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service, Standing, Wanted
+from meshlb.swarm import api as docker_api
 from meshlb.swarm import follow as docker_follow
 from meshlb.swarm import view as docker_view
 from meshlb.swarm.view import PORTS_STAY, Ports, View
@@ -41,6 +42,25 @@ def test_a_manager_that_does_not_list_its_tasks_drains_none(tmp_path: Path) -> N
             async with watch(fake.url) as watcher:
                 await watcher.first()
                 await watcher.problem("rpc error")
+                await watcher.state(BackendState.UP)
+
+    run(scenario())
+
+
+def test_lists_that_do_not_come_end_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine asks the leader for them, and that may have vanished."""
+    monkeypatch.setattr(docker_api, "TIMEOUT", 0.2)
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.listening(fake)
+                asked = fake.count("/info")
+                fake.mute = {"services", "tasks"}
+                fake.emit(swarm_event("service", "update"))
+                await watcher.problem("does not answer /")
+                await watcher.polls(fake, 5)
+                assert fake.count("/info") == asked, "no new session"
                 await watcher.state(BackendState.UP)
 
     run(scenario())

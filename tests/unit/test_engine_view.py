@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from meshlb.swarm.view import (
     parse_membership,
     parse_view,
     snapshot,
+    stopping,
 )
 
 MANAGER, WORKER = "10.211.0.1", "10.211.0.2"
@@ -284,6 +286,25 @@ def test_removed_service_keeps_its_protocol_while_gossip_shows_it(real: dict[str
     assert Port(5353, 53, Protocol.UDP) in kept.services["web"].ports
     assert carry_lists(kept, empty, View()).services == {}
     assert carry_lists(None, lists, view) is lists
+
+
+def test_what_another_service_publishes_now_is_not_carried() -> None:
+    old = Service("1", "blue", (Port(80, 8000), Port(53, 53, Protocol.UDP)), ())
+    new = Service("2", "green", (Port(80, 9000),), ())
+    view = View((Service("", "blue", (Port(80, 8000),), ()),))
+    kept = carry_lists(Lists({"blue": old}), Lists({"green": new}), view)
+    assert kept.services["blue"].ports == (Port(53, 53, Protocol.UDP),)
+    assert kept.services["green"].ports == new.ports
+    assert kept.carried == {"blue"}
+
+
+def test_tasks_of_jobs_are_not_wanted_to_run_and_do_not_stop() -> None:
+    listed = [{"ID": "1", "Spec": {"Name": "job", "Mode": {"ReplicatedJob": {}}}}]
+    view = View((Service("", "job", (), (Task("t1", "job.1.t1", "10.0.0.5"),)),))
+    lists = parse_lists(listed, [])
+    assert lists.jobs == {"job"}
+    assert stopping(view, lists, frozenset()) == frozenset()
+    assert stopping(view, replace(lists, jobs=frozenset()), frozenset()) == {"t1"}
 
 
 def task(slot: int, node: str) -> Task:

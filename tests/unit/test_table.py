@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meshlb.model import Port, Protocol, Service, Snapshot, Task
 from meshlb.policy import BALANCERS, KEYS, Policy
 from meshlb.table import Builder, Table, build, changed
@@ -47,6 +49,13 @@ def test_two_services_that_claim_one_port_are_reported_and_the_first_keeps_it() 
     assert table.problems == (
         "service beta: port 80/tcp is already published by service alpha; publish another port",
     )
+
+
+def test_a_listed_service_has_its_port_before_one_that_gossip_alone_still_shows() -> None:
+    gone = service("blue", Port(80, 1))
+    listed = replace(service("green", Port(80, 2)), id="green-id")
+    table = build(Snapshot((replace(gone, id=""), listed)))
+    assert [entry.service for entry in table.entries] == ["green"]
 
 
 def test_a_task_without_an_address_is_left_out_and_reported_once() -> None:
