@@ -1,4 +1,4 @@
-"""Routes for marked packets, in the network namespace that the calling thread is in (rtnetlink(7)).
+"""Routes, and what is checked of them, in the network namespace that the calling thread is in (rtnetlink(7)).
 
 A route for a mark is a rule that leads to a table, and the table's only route. Both have the mark as their
 number, so one can be made and removed without asking what is there.
@@ -15,6 +15,10 @@ import struct
 from meshlb.kernel.neighbours import attribute, message, messages
 
 _NEW_ROUTE, _DELETE_ROUTE, _NEW_RULE, _DELETE_RULE = 24, 25, 32, 33  # RTM_*
+_SET_LINK = 19  # RTM_SETLINK
+_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
+_OF_FAMILY, _CONF = 26, 1  # IFLA_AF_SPEC, IFLA_INET_CONF
+_PATH_FILTER, _LOOSE = 8, 2  # IPV4_DEVCONF_RP_FILTER
 _ACK, _EXCLUSIVE, _REPLACE, _CREATE = 0x4, 0x200, 0x100, 0x400  # NLM_F_*
 _ERROR = 2  # NLMSG_ERROR
 _BODY = struct.Struct("=8BI")  # struct rtmsg, struct fib_rule_hdr
@@ -40,6 +44,13 @@ def to_host(mark: int, host: str, interface: str) -> None:
     body = _BODY.pack(socket.AF_INET, 0, 0, 0, 0, _OURS, 0, _UNICAST, _ONLINK)
     way = attribute(_GATEWAY, socket.inet_aton(host)) + _number(_OUT, socket.if_nametoindex(interface))
     _make(mark, body + way)
+
+
+def loosen(interface: str) -> None:
+    """Have its reverse path filter be loose. As rp_filter is set in /proc/sys, which may be read-only."""
+    conf = attribute(_CONF, _number(_PATH_FILTER, _LOOSE))
+    link = _LINK.pack(socket.AF_UNSPEC, 0, socket.if_nametoindex(interface), 0, 0)
+    _ask(_SET_LINK, 0, link + attribute(_OF_FAMILY, attribute(socket.AF_INET, conf)))
 
 
 def remove(mark: int) -> None:

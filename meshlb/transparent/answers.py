@@ -19,6 +19,10 @@ from meshlb.kernel.nft import TABLE, NftChild, NftError, own_table
 from meshlb.kernel.visit import Enter, visit
 
 NO_NFT = "nft is not there: install nftables"
+HEEDED = (
+    "src_valid_mark is set in Docker's namespace: nsenter --net=/run/docker/netns/ingress_sbox "
+    "sysctl -w net.ipv4.conf.all.src_valid_mark=0"
+)
 MARK = 0x4D4C0000  # of answers; the lower half is 0, see `task_ways`
 
 log = logging.getLogger(__name__)
@@ -85,6 +89,7 @@ class Answers:
 
     def _made(self) -> NftChild:
         _try_transparent()
+        _heed_no_marks()
         child = self._start()
         try:
             # After Docker's own marks, at -150, which are for what comes to a published port.
@@ -113,6 +118,17 @@ def words(error: NftError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def _heed_no_marks() -> None:
+    """Where marks count for who may have sent a packet (as wg-quick has it), answers are dropped."""
+    for place in (Path("/proc/sys/net/ipv4/conf") / name / "src_valid_mark" for name in ("default", "all")):
+        if place.read_text().strip() == "0":
+            continue
+        try:
+            place.write_text("0")
+        except OSError as error:
+            raise OSError(error.errno, HEEDED) from error
 
 
 def _try_transparent() -> None:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -206,7 +208,9 @@ class Preparing:
     def _known(self, path: Path, address: str) -> _Task:
         inode = path.stat().st_ino
         ends = sandboxes.interfaces(path, self._enter)
-        name = next(name for name, end in ends.items() if str(end.ip) == address)
+        name = next((name for name, end in ends.items() if str(end.ip) == address), "")
+        if not name:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))  # it has just ended
         networks = frozenset(str(end.network) for end in ends.values())
         return _Task(Place(path, name, ends[name].network), inode, networks)
 

@@ -106,7 +106,7 @@ def _loosen(interface: str) -> None:
     base = _IPV4 / "conf"
     values = [int((base / name / "rp_filter").read_text()) for name in ("all", interface)]
     if max(values) == 1:
-        (base / interface / "rp_filter").write_text("2")
+        routing.loosen(interface)
 
 
 def _accept_marks(on: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -70,6 +71,41 @@ def test_a_prepared_task_sees_the_clients_own_address_and_port(
     serve(mesh, overlay, REFUSING)
     assert [ask(mesh) for _ in range(20)] == [(CLIENT, 0)] * 20
     assert mesh.port_counts().masked == 0
+
+
+def test_it_is_seen_where_marks_count_for_who_may_have_sent_a_packet(mesh: Mesh, overlay: Overlay) -> None:
+    """As wg-quick has it: of namespaces that are made later, too."""
+    path = overlay.path(HOSTS[0])
+    setting = Path("/proc/sys/net/ipv4/conf/all/src_valid_mark")
+    visit(path, enter_namespace, lambda: setting.write_text("1"))
+    answers = Answers(enter_namespace)
+    try:
+        assert answers.open(path), answers.problem
+        task_ways.prepare(overlay.place(), HOSTS, (), enter_namespace)
+        serve(mesh, overlay, REFUSING)
+        assert ask(mesh) == (CLIENT, 0)
+    finally:
+        answers.close()
+
+
+def test_it_is_seen_where_reverse_paths_are_filtered(
+    mesh: Mesh, overlay: Overlay, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without writing to /proc/sys, which an agent in a container cannot."""
+    place = overlay.place()
+    settings = [Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter") for name in ("all", place.interface)]
+    for setting in settings:
+        visit(place.path, enter_namespace, lambda: setting.write_text("1"))  # noqa: B023  at once
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", refuse_to_write)
+        task_ways.prepare(place, HOSTS, (), enter_namespace)
+    assert visit(place.path, enter_namespace, settings[1].read_text) == "2\n"
+    serve(mesh, overlay, REFUSING)
+    assert ask(mesh) == (CLIENT, 0)
+
+
+def refuse_to_write(path: Path, _text: str) -> int:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
 
 def test_the_clients_address_costs_few_calls(

@@ -130,6 +130,13 @@ def test_without_permission_nothing_is_run(kernel: Kernel) -> None:
     assert kernel.readings == 0
 
 
+def test_a_kernel_that_does_not_tell_for_a_moment_changes_nothing(kernel: Kernel) -> None:
+    assert kernel.rules.ports() == BOTH
+    kernel.generation = None
+    assert kernel.rules.ports() == BOTH
+    assert kernel.readings == 1
+
+
 def test_our_own_change_is_no_reason_to_read_again(kernel: Kernel) -> None:
     kernel.rules.ports()
     with kernel.rules.our_change():
