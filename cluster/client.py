@@ -19,7 +19,7 @@ from docker.constants import DEFAULT_TIMEOUT_SECONDS
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 from urllib3 import disable_warnings
-from urllib3.exceptions import InsecureRequestWarning
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, ReadTimeoutError
 
 from meshlb.cluster import ssh
 from meshlb.cluster.context import endpoint
@@ -32,7 +32,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-TROUBLE = (docker.errors.DockerException, requests.RequestException, OSError)
+# What is read of an answer as it comes ends with urllib3's own errors.
+TROUBLE = (docker.errors.DockerException, requests.RequestException, HTTPError, OSError)
 
 
 def connect(
@@ -64,7 +65,7 @@ def connect(
         if keys:
             own["tls"] = _tls(keys, settings)
         return Client(version="auto", use_ssh_client=True, timeout=timeout, **own)
-    except (*TROUBLE, ValueError) as error:
+    except (*TROUBLE, ValueError, RuntimeError) as error:  # the last: there is no home directory
         raise EngineError(_unreachable(error, where or DEFAULT_HOST)) from error
 
 
@@ -180,7 +181,7 @@ def _unreachable(error: BaseException, host: str) -> str:
             f"cannot connect to the Docker daemon at {host}: is it running? "
             "(`systemctl start docker`; DOCKER_HOST and `docker context` say where it is)"
         )
-    if any(isinstance(cause, (TimeoutError, requests.Timeout)) for cause in causes):
+    if any(isinstance(cause, (TimeoutError, requests.Timeout, ReadTimeoutError)) for cause in causes):
         return f"the Docker daemon at {host} did not answer in time: is it overloaded or stuck?"
     return f"cannot talk to the Docker daemon at {host}: {causes[-1] or error}"
 

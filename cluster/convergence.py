@@ -66,7 +66,9 @@ def look(service: Json, tasks: Iterable[Json], nodes: Collection[str]) -> tuple[
     """The counts and the bars of a service; `nodes` are the ids of the nodes that are up."""
     mode = service["Spec"]["Mode"]
     if "Global" in mode:
-        current = _by_place(tasks, nodes, "NodeID")
+        # What is shut down without an error is on a node that has been drained.
+        left = [task for task in tasks if _alive(task) or task["Status"].get("Err")]
+        current = _by_place(left, nodes, "NodeID")
         wanted = len(current) or None
         labels = {place: place_of(place) for place in current}
     else:
@@ -103,6 +105,10 @@ def _alive(task: Json) -> bool:
     return _ORDER.get(task["DesiredState"], 0) <= _ORDER["running"]
 
 
+def _ended(tasks: Iterable[Json]) -> frozenset[str]:
+    return frozenset(task["ID"] for task in tasks if not _alive(task))
+
+
 def place_of(node: object) -> str:
     """How docker names a node's task."""
     return str(node)[:12]
@@ -133,7 +139,7 @@ class Watch:
 
     def __init__(self, name: str, started: float) -> None:
         self._name = name
-        self._better_at = started
+        self._since = started  # when it got better, or an error came that has stood since then
         self._best = 0
         self._converged_at: float | None = None
         self._error = ""
@@ -177,9 +183,13 @@ class Watch:
 
     def _check_stuck(self, count: Count, tasks: list[Json], now: float) -> None:
         if count.running > self._best:
-            self._best, self._better_at, self._error = count.running, now, ""
-        self._error = self._newest_error(tasks) or self._error
-        if self._error and now - self._better_at > PATIENCE:
+            self._best, self._since, self._error = count.running, now, ""
+            self._old_failures = _ended(tasks)  # others run in their places
+        error = self._newest_error(tasks)
+        if error and not self._error:
+            self._since = now
+        self._error = error or self._error
+        if self._error and now - self._since > PATIENCE:
             raise EngineError(
                 f"service {self._name} does not get beyond {count.running} of {count.wanted} tasks: "
                 f"{self._error}; Swarm goes on trying in the background: "
@@ -190,8 +200,7 @@ class Watch:
     def _newest_error(self, tasks: list[Json]) -> str:
         """The error of the last task that failed under our eyes; its successor hides it from the bars."""
         if self._old_failures is None:
-            ended = (task for task in tasks if not _alive(task))
-            self._old_failures = frozenset(task["ID"] for task in ended)
+            self._old_failures = _ended(tasks)
         failures = [
             task for task in tasks if task["Status"].get("Err") and task["ID"] not in self._old_failures
         ]

@@ -100,6 +100,15 @@ def says_the_same(one: Any, other: Any) -> bool:
 
 
 @verb
+def options(api: APIClient) -> tuple[str, ...]:
+    """The agent's own options in the service that there is; none where there is no service."""
+    try:
+        return tuple(_spec(api)["TaskTemplate"]["ContainerSpec"].get("Args") or ())
+    except docker.errors.NotFound:
+        return ()
+
+
+@verb
 def hindered(api: APIClient) -> tuple[dict[str, str], int]:
     """What keeps the agent from starting, by nodes' names; and how many nodes are still to be waited for."""
     tasks = api.tasks(filters={"service": NAME, "_up-to-date": True})
@@ -110,6 +119,9 @@ def sorted_out(tasks: Iterable[Json], names: Mapping[str, str]) -> tuple[dict[st
     """Each node's error, where its last task to fail has not been followed by one that runs (pure)."""
     newest: dict[str, Json] = {}
     for task in sorted(tasks, key=lambda task: str(task["CreatedAt"])):
+        if task.get("DesiredState") == "shutdown" and not task["Status"].get("Err"):
+            newest.pop(task["NodeID"], None)  # the node has been drained
+            continue
         # Swarm tries again and again: what has come no further than to be prepared says nothing yet.
         tells = task["Status"].get("Err") or task["Status"]["State"] in ("starting", "running")
         if tells or task["NodeID"] not in newest:

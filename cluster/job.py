@@ -18,7 +18,9 @@ class JobWatch:
 
     def __init__(self, name: str, started: float) -> None:
         self._name = name
-        self._moved_at = started  # when a task ran, or one more was complete
+        self._since = (
+            started  # when a task ran, one more was complete, or an error came that has stood since then
+        )
         self._done, self._error = 0, ""
 
     def frame(self, service: Json, tasks: Iterable[Json], nodes: Collection[str], now: float) -> Frame:
@@ -37,11 +39,13 @@ class JobWatch:
 
     def _check_stuck(self, own: dict[Any, Json], done: int, total: int, now: float) -> None:
         errors = [str(task["Status"]["Err"]) for task in own.values() if task["Status"].get("Err")]
+        if errors and not self._error:
+            self._since = now
         self._error = " ".join(errors[-1].split()) if errors else self._error  # the next attempt hides it
         runs = any(task["Status"]["State"] == "running" for task in own.values())
         if runs or done > self._done:
-            self._moved_at, self._done, self._error = now, done, ""
-        if self._error and now - self._moved_at > PATIENCE:
+            self._since, self._done, self._error = now, done, ""
+        if self._error and now - self._since > PATIENCE:
             raise EngineError(
                 f"job {self._name} does not get beyond {done} of {total} complete tasks: "
                 f"{self._error}; `meshlb service ps --no-trunc {self._name}` tells more, "
@@ -55,7 +59,7 @@ def _of_iteration(service: Json, tasks: Iterable[Json], nodes: Collection[str]) 
     key = "NodeID" if "GlobalJob" in service["Spec"]["Mode"] else "Slot"
     chosen: dict[Any, Json] = {}
     for task in sorted(tasks, key=lambda task: str(task.get("CreatedAt", ""))):
-        gone = task.get("NodeID") and task["NodeID"] not in nodes
+        gone = task.get("NodeID") and task["NodeID"] not in nodes and task["Status"]["State"] != "complete"
         if (task.get("JobIteration") or {}).get("Index", 0) == run and not gone:
             chosen[task.get(key, 0 if key == "Slot" else "")] = task
     return chosen

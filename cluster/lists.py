@@ -52,8 +52,8 @@ def _edited_ports(before: Iterable[Json], wanted: Edit, _: Entries) -> list[Json
     return kept
 
 
-def _removed(port: Json, targets: tuple[tuple[int, str], ...]) -> bool:
-    return (port["TargetPort"], port.get("Protocol", "tcp")) in targets
+def _removed(port: Json, targets: tuple[tuple[int, str, str], ...]) -> bool:
+    return (port["TargetPort"], port.get("Protocol", "tcp"), port.get("PublishMode") or "ingress") in targets
 
 
 def _clash(old: Json, port: PublishedPort) -> bool:
@@ -90,9 +90,9 @@ def _variable(text: str) -> str:
 
 
 def _host_names(entry: str) -> tuple[str, ...]:
-    """`1.2.3.4 db`, as hosts(5) has it, is taken away as `db` or as `db:1.2.3.4`."""
-    address, _, name = entry.partition(" ")
-    return name, f"{name}:{address}"
+    """`1.2.3.4 db alias`, as hosts(5) has it, is taken away as `db`, as `alias`, or as `db:1.2.3.4`."""
+    address, *names = entry.split()
+    return (*names, *(f"{name}:{address}" for name in names))
 
 
 def _reference(kind: str) -> Entries:

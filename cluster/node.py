@@ -75,10 +75,11 @@ def names(nodes: list[dict[str, Any]]) -> dict[str, str]:
 @verb
 def inspect(api: APIClient, name: str) -> dict[str, Any]:
     """A node, as the engine's JSON has it; `self` is the one that answers."""
-    return dict(api.inspect_node(_id(api, name)))
+    return dict(api.inspect_node(id_of(api, name)))
 
 
-def _id(api: APIClient, name: str) -> str:
+def id_of(api: APIClient, name: str) -> str:
+    """A node's name or id as it is, and the id of the one that answers for `self`."""
     if name != "self":
         return name
     own = str((api.info().get("Swarm") or {}).get("NodeID") or "")
@@ -98,7 +99,7 @@ class NodeChange:
 @verb
 def update(api: APIClient, name: str, change: NodeChange) -> bool:
     """Changes a node; whether there was anything to change."""
-    node = api.inspect_node(_id(api, name))
+    node = api.inspect_node(id_of(api, name))
     spec = changed(node["Spec"], change)
     if spec == node["Spec"]:
         return False
@@ -142,7 +143,7 @@ def ps(
     ids, problems = [], []
     for name in names_:
         try:
-            ids.append(str(api.inspect_node(_id(api, name))["ID"]))
+            ids.append(str(api.inspect_node(id_of(api, name))["ID"]))
         except docker.errors.NotFound:
             problems.append(f"no such node: {name} (`meshlb node ls` lists them)")
     if not ids:

@@ -34,16 +34,19 @@ def parse(text: str) -> tuple[PublishedPort, ...]:
     return _long(text) if "=" in text else _short(text)
 
 
-def parse_target(text: str) -> tuple[int, str]:
-    """Target port and protocol of `--publish-rm`: `8000`, `8000/udp`, and as docker takes it `80:8000`."""
+def parse_target(text: str) -> tuple[int, str, str]:
+    """Target port, protocol and mode of `--publish-rm`: `8000`, `8000/udp`, and as docker takes it `80:8000`.
+
+    `target=8000,mode=host` is another port than `8000`, which is the mesh's.
+    """
     if "=" in text:
         port = _long(text)[0]
-        return port.target, port.protocol
+        return port.target, port.protocol, port.mode
     number, protocol = _protocol(text)
     first, last = _numbers(number.rpartition(":")[2], "target port", text)
     if first != last:
         raise ConfigError(f'"{text}" is not one target port, such as 8000 or 8000/udp')
-    return first, protocol
+    return first, protocol, MODES[0]
 
 
 def _short(text: str) -> tuple[PublishedPort, ...]:

@@ -35,8 +35,13 @@ def _tagged(changes: Changes) -> dict[str, Any]:
 
 
 def _networks(api: APIClient, edit: Edit) -> Edit:
-    add = tuple({**network, "Target": api.inspect_network(network["Target"])["Id"]} for network in edit.add)
-    return Edit(add, tuple(api.inspect_network(name)["Id"] for name in edit.remove))
+    add = tuple({**network, "Target": _network(api, network["Target"])} for network in edit.add)
+    return Edit(add, tuple(_network(api, name) for name in edit.remove))
+
+
+def _network(api: APIClient, name: str) -> str:
+    """The id of one of the swarm's: a node has a `host` of its own, and may have others by the same name."""
+    return str(api.inspect_network(name, scope="swarm")["Id"])
 
 
 def _references(api: APIClient, kind: str, edit: Edit) -> Edit:

@@ -129,7 +129,10 @@ def ps(
             problems.append(f"no such service: {name} (`meshlb service ls` lists them)")
     if not found:
         return [], tuple(problems)
-    tasks = api.tasks(filters={**(filters or {}), "service": list(found)})
+    asked = {**(filters or {}), "service": list(found)}
+    if "node" in asked:
+        asked["node"] = [node.id_of(api, name) for name in asked["node"]]
+    tasks = api.tasks(filters=asked)
     nodes = node.names(api.nodes()) if resolve else {}
     return task_rows(tasks, found if resolve else {}, nodes), tuple(problems)
 

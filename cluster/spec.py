@@ -131,6 +131,8 @@ def changed(spec: Json, changes: Changes) -> Json:
         _set(spec, PATHS[name], value)
     _set_tasks(spec["Mode"], changes)
     template = spec["TaskTemplate"]
+    _move_networks(spec, changes)
+    _check_again(template["ContainerSpec"], changes)
     if changes.no_healthcheck:
         template["ContainerSpec"]["Healthcheck"] = {"Test": ["NONE"]}
     if changes.log_driver is not None:
@@ -141,6 +143,19 @@ def changed(spec: Json, changes: Changes) -> Json:
     for name, wanted in changes.lists.items():
         edit(spec, LISTS[name], wanted)
     return spec
+
+
+def _move_networks(spec: Json, changes: Changes) -> None:
+    """Services of old clients have theirs elsewhere, which counts while there are none in the template."""
+    if changes.lists.get("network", Edit()) != Edit() and spec.get("Networks"):
+        spec["TaskTemplate"].setdefault("Networks", spec.pop("Networks"))
+
+
+def _check_again(container: Json, changes: Changes) -> None:
+    """Whoever says how often to check no longer wants no check; the image says what."""
+    if any(name.startswith("health-") for name in changes.values):
+        check = container["Healthcheck"]
+        check["Test"] = [] if check.get("Test") == ["NONE"] else check.get("Test")
 
 
 def _set(spec: Json, path: str, value: Any) -> None:

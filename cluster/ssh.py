@@ -37,7 +37,8 @@ def command(address: str) -> list[str]:
     except ValueError:
         port = 0
     if not parts.hostname or port == 0 or parts.path.strip("/") or parts.password:
-        raise EngineError(f'"{address}" is not ssh://[USER@]HOST[:PORT], such as ssh://pi@192.168.1.11')
+        shown = "ssh://" + address.removeprefix("ssh://").rpartition("@")[2]  # without a password
+        raise EngineError(f'"{shown}" is not ssh://[USER@]HOST[:PORT], such as ssh://pi@192.168.1.11')
     user = ["-l", parts.username] if parts.username else []
     number = ["-p", str(port)] if port else []
     options = ["-o", "ConnectTimeout=30", "-T"]

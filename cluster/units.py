@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 
 from meshlb.errors import ConfigError
 
@@ -53,7 +53,7 @@ def nanocpus(text: str) -> int:
     """Billionths of a CPU from a decimal number of CPUs, such as `0.5`."""
     try:
         value = Decimal(text) * 10**9
-    except InvalidOperation:
+    except DecimalException:
         value = Decimal(-1)
     if not value.is_finite() or not 0 <= value <= _LARGEST or value != int(value):
         raise ConfigError(f'"{text}" is not a number of CPUs like 0.5 or 2 (at most nine decimals)')

@@ -17,6 +17,7 @@ from meshlb.cli.agent_view import AgentView
 from meshlb.cli.ask import ask, connected, socket_option
 from meshlb.cli.deploy import deploy, undeploy
 from meshlb.cli.program import Verbs
+from meshlb.cli.secret import asked
 from meshlb.cli.template import Template
 from meshlb.cli.unit import unit
 from meshlb.errors import MeshError
@@ -130,14 +131,7 @@ def password(name: str) -> None:
     Where no terminal is, the password is a line of standard input.
     """
     users.checked_name(name)
-    click.echo(f"{name}:{users.hashed(_asked_password(name))}")
-
-
-def _asked_password(name: str) -> str:
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\n")
-    found: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True, err=True)
-    return found
+    click.echo(f"{name}:{users.hashed(asked(f'Password of {name}', twice=True))}")
 
 
 @agent.command("install", options_metavar="[OPTIONS]")

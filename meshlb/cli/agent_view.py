@@ -8,6 +8,7 @@ import os
 import ssl
 import time
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
@@ -72,7 +73,7 @@ class AgentView:
                 f"no agent answers at {self.url} ({why}): is it running? "
                 "(`systemctl status meshlb-agent`; --agent or MESHLB_AGENT says where its --http is)"
             ) from error
-        except ValueError as error:
+        except (ValueError, HTTPException) as error:
             raise AgentError(f"what answers at {self.url} is not a meshlb-agent") from error
         if not isinstance(found, dict):
             raise AgentError(f"what answers at {self.url} is not a meshlb-agent")
@@ -91,7 +92,8 @@ def _view(text: str) -> AgentView:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(f'"{text}" is not ADDRESS:PORT, such as 127.0.0.1:9377')
+        shown = text.rpartition("@")[2]  # without a password
+        raise ConfigError(f'"{shown}" is not ADDRESS:PORT, such as 127.0.0.1:9377')
     who, at, place = parts.netloc.rpartition("@")
     return AgentView(f"{parts.scheme}://{place}{parts.path.rstrip('/')}", unquote(who) if at else "")
 

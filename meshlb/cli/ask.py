@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
+from meshlb.config import SOCKET
 from meshlb.errors import ConfigError, MeshError
 from meshlb.handover import agent_socket
 from meshlb.handover.giving import Conversation
 
-SOCKET = "/run/meshlb/agent.sock"
+VARIABLE = "MESHLB_SOCKET"
 PATIENCE = 20.0  # seconds: an agent that hands over answers when that is done
 
 socket_option = click.option(
     "--socket",
     "socket_",
-    default=SOCKET,
+    default=str(SOCKET),
     show_default=True,
-    envvar="MESHLB_SOCKET",
+    envvar=VARIABLE,
     metavar="PATH",
     type=click.Path(path_type=Path),
     help="The agent's own --socket",
 )
+
+
+def usual() -> Path:
+    """Where the agent of this node is asked, for who has no --socket."""
+    return Path(os.environ.get(VARIABLE) or SOCKET)
 
 
 def ask(path: Path, word: str, **details: object) -> str:

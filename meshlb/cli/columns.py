@@ -46,8 +46,14 @@ def render(
     lines = [template.fill(row) for row in rows]
     if tabular:
         title = Template(text, titles=True).fill(known)
-        return table([line.split("\t") for line in (title, *lines)])
+        return table(_even([line.split("\t") for line in (title, *lines)]))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _even(rows: list[list[str]]) -> list[list[str]]:
+    """The rows with as many cells as the longest has: a template may leave some out."""
+    most = max(map(len, rows))
+    return [row + [""] * (most - len(row)) for row in rows]
 
 
 def _json(row: Mapping[str, Any]) -> str:

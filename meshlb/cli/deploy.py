@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,8 @@ def deploy(
     """Run the agent on every node, as a global service of the Swarm.
 
     Nodes that join later have it by themselves, and so have all nodes a new release: deploy it again.
-    `scripts/image` makes the image without a registry. Each node needs it then.
+    `scripts/image` makes the image without a registry. Each node needs it then. The agent's options
+    take the place of all that were given before; without any, those stay.
 
     \b
     Examples:
@@ -59,16 +61,19 @@ def deploy(
     """
     from meshlb.cluster import deployment  # noqa: PLC0415  the SDK takes longer to load than --help
 
-    wanted = deployment.changes(image, options, drain_of(options))
+    drain = drain_of(options)
     engine = connection.open()
+    if not options and (options := deployment.options(engine)):
+        drain = drain_of(options)
+        click.echo(f"With the options that it has: {shlex.join(options)} (`undeploy` first forgets them)")
+    wanted = deployment.changes(image, options, drain)
     what, warnings = deployment.deploy(engine, wanted, registry_auth=with_registry_auth)
     if warnings:
         click.echo(warnings, err=True)
     click.echo(f"Service {deployment.NAME} {what}.")
     if what == "unchanged":
         click.echo(f"To start its tasks anew: docker service update --force {deployment.NAME}")
-    if not detach:
-        show(_frames(engine, image), deployment.NAME, sys.stdout, quiet=quiet)
+    if not detach and show(_frames(engine, image), deployment.NAME, sys.stdout, quiet=quiet):
         click.echo(
             "The agent runs on every node, and will on those that join: "
             f"`meshlb service ps {deployment.NAME}`, `meshlb agent undeploy`."

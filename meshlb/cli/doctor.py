@@ -16,16 +16,16 @@ from typing import Any
 import click
 
 from meshlb import __version__
-from meshlb.cli import agent_view, between
+from meshlb.cli import agent_view, ask, between
 from meshlb.cli.agent_view import AgentError, AgentView
 from meshlb.cli.probe import Finding, lines
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.errors import MeshError
 from meshlb.handover import agent_socket
 
-SOCKET = Path("/run/meshlb/agent.sock")
 OLDEST = (4, 14)  # kernels: MSG_ZEROCOPY aside, what the data path uses was there
 FEW_FILES = 65_536
+OPENSSL = "openssl"
 NOWHERE = ("", "None", "0.0.0.0", "127.0.0.1")  # noqa: S104  what managers say of nodes without an address
 VXLAN = 50  # bytes that an overlay's packets are longer than its own
 
@@ -119,11 +119,9 @@ def _mtu_of(address: str) -> int:
     """The MTU of the interface with the address; 0 where it cannot be told."""
     if not address:
         return 0
-    done = subprocess.run(
-        ["ip", "-o", "addr", "show", "to", address], capture_output=True, text=True, check=False
-    )
-    words = done.stdout.split()
+    command = ["ip", "-o", "addr", "show", "to", address]
     try:
+        words = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
         return int(Path(f"/sys/class/net/{words[1].partition('@')[0]}/mtu").read_text())
     except (OSError, IndexError, ValueError):
         return 0
@@ -149,13 +147,22 @@ def _certificate(info: Mapping[str, Any] | MeshError) -> Iterator[Finding]:
         ends = ends_of(path)
     except PermissionError:
         yield Finding(None, "the node's certificate is root's to read", "sudo meshlb doctor")
+    except FileNotFoundError as error:
+        if error.filename != OPENSSL:
+            yield _unreadable(path, error)
+        else:
+            yield Finding(
+                None, "openssl is not here to read the node's certificate", "apt-get install openssl"
+            )
     except (OSError, ValueError) as error:
-        advice = (
-            "is that the data root of the Docker that runs? Swarm renews it: `docker swarm ca` on a manager"
-        )
-        yield Finding(False, f"the node's certificate {path} cannot be read: {error}", advice)
+        yield _unreadable(path, error)
     else:
         yield expiry((ends - time.time()) / 86400)
+
+
+def _unreadable(path: Path, error: Exception) -> Finding:
+    advice = "is that the data root of the Docker that runs? Swarm renews it: `docker swarm ca` on a manager"
+    return Finding(False, f"the node's certificate {path} cannot be read: {error}", advice)
 
 
 def expiry(days: float) -> Finding:
@@ -171,7 +178,7 @@ def expiry(days: float) -> Finding:
 def ends_of(path: Path) -> float:
     """When a certificate ends, in seconds since 1970."""
     path.read_bytes()  # openssl's own words about a file that it may not read are long
-    command = ["openssl", "x509", "-enddate", "-noout", "-in", str(path)]
+    command = [OPENSSL, "x509", "-enddate", "-noout", "-in", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError("it is no certificate")
@@ -218,7 +225,7 @@ def agent_findings(status: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _limits() -> Iterator[Finding]:
     try:
-        connection = agent_socket.connect(SOCKET)
+        connection = agent_socket.connect(ask.usual())
         if connection is None:
             return
         with connection:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshlb.model import endpoint
+
 Json = Mapping[str, Any]
 Key = tuple[str, str, int, str]
 
@@ -69,15 +71,11 @@ def _row(
     elif backend is None:
         row["State"] = "no backend"
     if backend is not None:
-        row["Backend"] = f"{_bracketed(backend['address'])}:{backend['port']}"
+        row["Backend"] = endpoint(backend["address"], backend["port"])
         row["Task"] = backend["name"] or backend["task"]
         row["Node"] = names.get(backend["node"], backend["node"])
         row["State"] = row["State"] or backend["state"]
     return row
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _key(port: str, backend: Json) -> Key:

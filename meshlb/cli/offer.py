@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
+from meshlb.cli import ask
 from meshlb.cli.agent import UNIT, install
-from meshlb.cli.ask import SOCKET
 from meshlb.errors import MeshError
 from meshlb.handover import agent_socket
 
@@ -58,7 +57,7 @@ def _ask() -> None:
 def _is_there() -> bool:
     """Whether an agent runs or is installed, as far as we may see."""
     try:
-        found = agent_socket.connect(Path(SOCKET))
+        found = agent_socket.connect(ask.usual())
     except MeshError:
         return UNIT.exists()
     if found is None:

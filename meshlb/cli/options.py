@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from meshlb.cli.parameters import Parsed
+from meshlb.cli.parameters import COUNT, DURATION, Parsed
 from meshlb.cluster import capability, units
 from meshlb.cluster.lists import Edit
 from meshlb.cluster.spec import PATHS, Changes
@@ -25,14 +25,12 @@ def _command(text: str) -> list[str]:
 
 
 def _shell(text: str) -> list[str]:
-    return ["CMD-SHELL", text]
+    return ["CMD-SHELL", text] if text else []  # the image's own then
 
 
-DURATION = Parsed(units.nanoseconds, "duration")
 SIZE = Parsed(units.size, "bytes")
 CPUS = Parsed(units.nanocpus, "decimal")
 COMMAND = Parsed(_command, "command")
-COUNT = Parsed(units.count, "number")
 RATIO = click.FloatRange(0, 1)
 ORDER = click.Choice(["start-first", "stop-first"])
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshlb.cluster import units
 from meshlb.errors import ConfigError, MeshError
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Parsed(_Type):
             return self._parse(value) if isinstance(value, str) else value
         except ConfigError as error:
             self.fail(str(error), param, ctx)
+
+
+DURATION = Parsed(units.nanoseconds, "duration")
+COUNT = Parsed(units.count, "number")
 
 
 def _filter(text: str) -> tuple[str, str]:

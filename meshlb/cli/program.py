@@ -65,6 +65,8 @@ class Verb(click.Command):
                 yield from (word, *words)
             elif isinstance(option, click.Option) and option.is_flag:
                 yield from _switch(option, name, value, ctx) if equals else (word,)
+            elif option is not None and equals and len(name) == 2:
+                yield from (name, value)  # `-u=root`, whose = click would take for a part of the value
             else:
                 yield word
                 if option is not None and not equals:

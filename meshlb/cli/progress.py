@@ -15,8 +15,8 @@ _LONGEST_STATE = max(len(state) for state in STATES)
 _WIDEST_BAR = 50
 
 
-def show(frames: Iterable[Frame], name: str, out: TextIO, *, quiet: bool = False) -> None:
-    """Shows the frames until they end. Ctrl-C ends the showing, not the operation, and that is no failure."""
+def show(frames: Iterable[Frame], name: str, out: TextIO, *, quiet: bool = False) -> bool:
+    """Shows the frames until they end; whether they have. Ctrl-C ends the showing, and is no failure."""
     try:
         if quiet:
             for _ in frames:
@@ -28,6 +28,8 @@ def show(frames: Iterable[Frame], name: str, out: TextIO, *, quiet: bool = False
     except KeyboardInterrupt:
         click.echo("\nOperation continuing in background.", err=True)
         click.echo(f"Use `meshlb service ps {name}` to check progress.", err=True)
+        return False
+    return True
 
 
 def _plain(frames: Iterable[Frame], out: TextIO) -> None:

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from meshlb.cli import complete, lists, options, policies
-from meshlb.cli.parameters import each
+from meshlb.cli.parameters import COUNT, each
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.cli.progress import show
 from meshlb.cluster import service as services
@@ -33,7 +33,7 @@ registry_auth = click.option(
 )
 @click.option("--name", default="", help="Service name")
 @click.option("--mode", type=click.Choice(list(MODES)), default="replicated", show_default=True)
-@click.option("--replicas", type=options.COUNT, help="Number of tasks")
+@click.option("--replicas", type=COUNT, help="Number of tasks")
 @lists.for_create
 @options.single
 @policies.for_create
@@ -67,7 +67,7 @@ def create(connection: Connection, /, name: str, mode: str, detach: bool, quiet:
 @click.command("update", cls=Verb, options_metavar="[OPTIONS]")
 @click.option("--image", help="Service image tag")
 @click.option("--args", type=options.COMMAND, help="Service command args")
-@click.option("--replicas", type=options.COUNT, help="Number of tasks")
+@click.option("--replicas", type=COUNT, help="Number of tasks")
 @click.option("--force", is_flag=True, help="Force update even if no changes require it")
 @click.option("--rollback", is_flag=True, help="Rollback to previous specification")
 @lists.for_update
@@ -149,9 +149,12 @@ def scale(ctx: click.Context, targets: tuple[str, ...], detach: bool) -> None:
         else:
             click.echo(f"{name} scaled to {replicas}")
             scaled.append(name)
-    if not detach:
-        for name in scaled:
+    for name in () if detach else scaled:
+        try:
             _wait(engine, name, quiet=False)
+        except MeshError as error:
+            click.echo(f"meshlb: {error}", err=True)
+            failed = True
     ctx.exit(FAILED if failed else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ from meshlb.cli import swarm_options
 from meshlb.cli.inspect import show_objects
 from meshlb.cli.parameters import Parsed
 from meshlb.cli.program import Connection, Verb
+from meshlb.cli.secret import asked
 from meshlb.cluster import root_ca, swarm
 from meshlb.cluster.swarm_spec import pem
 from meshlb.errors import ConfigError, EngineError
@@ -67,10 +67,7 @@ def unlock(connection: Connection) -> None:
     engine = connection.open()
     if not swarm.locked(engine):
         raise EngineError("this manager is not locked")
-    if sys.stdin.isatty():
-        key = click.prompt("Enter unlock key", hide_input=True, prompt_suffix=": ")
-    else:
-        key = sys.stdin.readline().strip()
+    key = asked("Enter unlock key").strip()
     if not key:
         raise ConfigError("no key was given: a manager that is not locked prints it with `meshlb unlock-key`")
     swarm.unlock(engine, key)

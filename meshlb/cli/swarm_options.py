@@ -7,12 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
-from meshlb.cli.parameters import Parsed
-from meshlb.cluster import swarm_spec, units
+from meshlb.cli.parameters import COUNT, DURATION, Parsed
+from meshlb.cluster import swarm_spec
 
 F = TypeVar("F", bound=Callable[..., Any])
-DURATION = Parsed(units.nanoseconds, "duration")
-COUNT = Parsed(units.count, "number")
 EXTERNAL = Parsed(swarm_spec.external_ca, "external-ca")
 
 cert_expiry = click.option(

@@ -16,7 +16,8 @@ from meshlb.errors import ConfigError
 
 _TAG = re.compile(r"(?:\s*\{\{-\s|\{\{)\s*(.*?)\s*(?:\s-\}\}\s*|\}\})", re.DOTALL)
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|\||[^\s|"`]+')
-_ESCAPES = {r"\t": "\t", r"\n": "\n"}
+_ESCAPES = {r"\t": "\t", r"\n": "\n"}  # as docker reads them outside of {{ }}; inside they are Go's
+_HEX = re.compile(r"(?<!\\)\\x([0-9a-fA-F]{2})")  # what JSON lacks of Go's escapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,7 @@ class Template:
     def __init__(self, text: str, *, titles: bool = False) -> None:
         self._text = text
         self._functions = _TITLES if titles else _FUNCTIONS
-        plain = text
-        for escape, mark in _ESCAPES.items():
-            plain = plain.replace(escape, mark)
-        self._parts, end = self._read(iter(_pieces(plain)))
+        self._parts, end = self._read(iter(_pieces(text)))
         if end:
             raise self._wrong(f"{{{{{end}}}}} stands alone")
 
@@ -93,9 +91,15 @@ class Template:
         elif block.kind == "if":
             yield from self._filled(block.inside, value)
         else:
-            # Go goes through maps in the order of their keys.
-            for item in (found[key] for key in sorted(found)) if isinstance(found, Mapping) else found:
+            for item in self._items(found, block):
                 yield from self._filled(block.inside, item)
+
+    def _items(self, found: Any, block: _Block) -> Iterable[Any]:
+        if isinstance(found, Mapping):  # Go goes through them in the order of their keys
+            return (found[key] for key in sorted(found))
+        if not isinstance(found, list | tuple):
+            raise self._wrong(f'"{" ".join(block.words)}" is no list')
+        return found
 
     def _value(self, words: tuple[str, ...], value: Any) -> Any:
         stages = _split(words)
@@ -113,12 +117,12 @@ class Template:
             return self._argument(first, value)
         try:
             return function(*(self._argument(word, value) for word in rest), *last)
-        except (TypeError, KeyError, IndexError, ValueError):
+        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
             raise self._wrong(f'"{" ".join(words)}" cannot be worked out') from None
 
     def _argument(self, word: str, value: Any) -> Any:
         if word[:1] in ('"', "`"):
-            return json.loads(word) if word[0] == '"' else word[1:-1]
+            return self._text_of(word)
         if re.fullmatch(r"-?\d{1,9}", word):
             return int(word)
         if not word.startswith("."):
@@ -130,6 +134,14 @@ class Template:
             value = value[name]
         return value
 
+    def _text_of(self, word: str) -> str:
+        if word[0] == "`":
+            return word[1:-1]
+        try:
+            return str(json.loads(_HEX.sub(r"\\u00\1", word), strict=False))
+        except ValueError:
+            raise self._wrong(f"{word} has an escape that is none") from None
+
     def _wrong(self, why: str) -> ConfigError:
         return ConfigError(f"--format: in {self._text!r}, {why}")
 
@@ -138,14 +150,20 @@ def _pieces(text: str) -> Iterator[_Part]:
     place = 0
     for match in _TAG.finditer(text):
         if match.start() > place:
-            yield text[place : match.start()]
+            yield _unescaped(text[place : match.start()])
         if not match[1].startswith("/*"):
             yield tuple(_WORD.findall(match[1]))
         place = match.end()
     if "{{" in text[place:]:
         raise ConfigError(f"--format: in {text!r}, a {{{{ has no }}}}")
     if text[place:]:
-        yield text[place:]
+        yield _unescaped(text[place:])
+
+
+def _unescaped(text: str) -> str:
+    for escape, mark in _ESCAPES.items():
+        text = text.replace(escape, mark)
+    return text
 
 
 def _split(words: Iterable[str]) -> list[list[str]]:

@@ -90,8 +90,9 @@ class Swarm:
 def _walk(agent: AgentView, swarm: Swarm, host: str, port: int, protocol: str) -> Iterator[Finding]:
     try:
         address = str(socket.getaddrinfo(host, port)[0][4][0])
-    except OSError as error:
-        yield Finding(False, f"{host} is no name or address: {error.strerror}", "write the address of a node")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "a part of it is empty or too long"
+        yield Finding(False, f"{host} is no name or address: {reason}", "write the address of a node")
         return
     if host != address:
         yield Finding(True, f"{host} is {address}")

@@ -35,6 +35,10 @@ def test_formats() -> None:
     assert render(HEADERS, ROWS, r"table {{.Name}}\t{{.ID}}") == (
         "NAME      ID\nwhoami    002g0gimp7rb\nx         rjivtaehb8xd\n"
     )
+    assert render(HEADERS, ROWS, r"table {{.Name}}{{if .Ports}}\t{{.Ports}}{{end}}").splitlines()[1:] == [
+        "whoami    *:80->8000/tcp",
+        "x         ",
+    ]
     assert render(HEADERS, ROWS, "table") == render(HEADERS, ROWS)
     assert render(HEADERS, [], "json") == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meshlb import __version__
-from meshlb.cli import main, mesh
+from meshlb.cli import agent_view, doctor, main, mesh
 from meshlb.cli.agent import status_lines
+from meshlb.cli.agent_view import AgentError, AgentView
 from meshlb.cli.doctor import agent_findings, engine, kernel
 from meshlb.cli.mesh_rows import Look, rows, summed
 from meshlb.cli.probe import Finding, lines
@@ -275,6 +277,40 @@ def test_doctor(run: Callable[..., Result]) -> None:
     assert "BAD cannot connect to the Docker daemon at tcp://" in shown.stdout
     assert "BAD port 443/tcp of service web: nginx (process 7) holds it" in shown.stdout
     assert "need attention" in shown.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "said", [b"SSH-2.0-OpenSSH_9.2p1\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"]
+)
+def test_what_is_no_agent_is_told(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(said)
+                connection.recv(1000)
+
+        other = threading.Thread(target=speak)
+        other.start()
+        with pytest.raises(AgentError, match="is not a meshlb-agent"):
+            AgentView(f"http://127.0.0.1:{listener.getsockname()[1]}").status()
+        other.join()
+
+
+def test_a_wrong_address_is_told_without_its_password() -> None:
+    with pytest.raises(ConfigError, match='"node2" is not ADDRESS:PORT'):
+        agent_view._view("https://admin:secret@node2")
+
+
+def test_doctor_without_its_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._mtu_of("192.0.2.1") == 0
+    folder = tmp_path / "swarm/certificates"
+    folder.mkdir(parents=True)
+    (folder / "swarm-node.crt").write_text("x")
+    info = {"Swarm": {"LocalNodeState": "active"}, "DockerRootDir": str(tmp_path)}
+    (found,) = doctor._certificate(info)
+    assert (found.good, found.advice) == (None, "apt-get install openssl")
 
 
 def bad(findings: Iterator[Finding]) -> list[str]:

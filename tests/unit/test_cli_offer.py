@@ -41,7 +41,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def run(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """As root, where no agent is."""
     monkeypatch.setattr(offer, "UNIT", tmp_path / "unit")
-    monkeypatch.setattr(offer, "SOCKET", str(tmp_path / "run" / "agent.sock"))
+    monkeypatch.setenv("MESHLB_SOCKET", str(tmp_path / "run" / "agent.sock"))
     monkeypatch.setattr("os.geteuid", lambda: 0)
     environment = {"DOCKER_HOST": daemon.address, "DOCKER_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
     return lambda *words, typed="": CliRunner().invoke(main, words, env=environment, input=typed)

@@ -89,6 +89,13 @@ def test_a_flag_s_value_is_never_taken_for_a_switch(run: Run, daemon: Daemon) ->
     assert sent(daemon)["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=--init=false"]
 
 
+def test_short_flags_take_an_equals_sign(run: Run, daemon: Daemon) -> None:
+    assert run("create", "-d", "--no-resolve-image", "-u=root", "-w=/app", "-p=80:8000", "web").exit_code == 0
+    container = sent(daemon)["TaskTemplate"]["ContainerSpec"]
+    assert (container["User"], container["Dir"]) == ("root", "/app")
+    assert sent(daemon)["EndpointSpec"]["Ports"][0]["PublishedPort"] == 80
+
+
 def test_the_login_is_sent_along_only_when_asked(run: Run, daemon: Daemon, tmp_path: Path) -> None:
     login = base64.b64encode(b"me:secret").decode()
     (tmp_path / "config.json").write_text(json.dumps({"auths": {"reg.example": {"auth": login}}}))

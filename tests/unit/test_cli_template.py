@@ -41,6 +41,8 @@ SERVICE: dict[str, Any] = {
         ("a {{- .Spec.Name -}} b", "awebb"),
         ("a{{/* a comment */}}b", "ab"),
         ("{{.Spec.Init}} {{.None}} {{`raw`}}", "false <no value> raw"),
+        (r'{{.ID}}{{"\n"}}{{"\t\x41"}}', "002g0gimp7rb\n\tA"),
+        (r'{{join .Spec.Env "\n"}}', "A=1\nB=2"),
         ("", ""),
     ],
 )
@@ -62,6 +64,10 @@ def test_templates(template: str, text: str) -> None:
         ("{{index .Spec.Env 9}}", "cannot be worked out"),
         ("{{len .Spec.Init}}", "cannot be worked out"),
         ("{{join .Spec.Env}}", "cannot be worked out"),
+        ('{{join "," .Spec.Env}}', "cannot be worked out"),
+        ("{{range .ID}}x{{end}}", '".ID" is no list'),
+        ("{{range .Spec.Name}}x{{end}}", '".Spec.Name" is no list'),
+        (r'{{"\q"}}', "has an escape that is none"),
         ("{{}}", "is not one of"),
     ],
 )

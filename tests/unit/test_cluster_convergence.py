@@ -95,9 +95,26 @@ def test_an_error_that_stands_ends_the_waiting() -> None:
     watch.frame(_service(1), [_task(1, "preparing")], NODES, 0)
     # between two attempts the task has no error of its own; what the last one said still holds
     failed = _task(1, "rejected", "shutdown", err="No such image: x:latest")
-    watch.frame(_service(1), [failed, _task(1, "ready", "ready")], NODES, PATIENCE)
+    watch.frame(_service(1), [failed, _task(1, "ready", "ready")], NODES, 50)  # it was long in coming
+    watch.frame(_service(1), [_task(1, "preparing")], NODES, 50 + PATIENCE)
     with pytest.raises(EngineError, match=r"does not get beyond 0 of 1 tasks: No such image: x:latest"):
-        watch.frame(_service(1), [_task(1, "preparing")], NODES, PATIENCE + 0.1)
+        watch.frame(_service(1), [_task(1, "preparing")], NODES, 50 + PATIENCE + 0.1)
+
+
+def test_an_error_whose_task_runs_since_does_not_end_the_waiting() -> None:
+    watch = Watch("web", 0)
+    watch.frame(_service(2), [_task(1, "preparing"), _task(2, "preparing")], NODES, 0)
+    failed = _task(1, "failed", "shutdown", err="boom") | {"ID": "failed"}
+    watch.frame(_service(2), [failed, _task(1, "ready"), _task(2, "preparing")], NODES, 3)
+    for now in (8, 8 + 2 * PATIENCE):
+        watch.frame(_service(2), [failed, _task(1, "running"), _task(2, "preparing")], NODES, now)
+
+
+def test_a_global_service_does_not_wait_for_a_drained_node() -> None:
+    service = {"Spec": {"Name": "web", "Mode": {"Global": {}}}}
+    tasks = [_task(1, "running", node="node1"), _task(2, "shutdown", "shutdown", node="node2")]
+    count, _ = look(service, tasks, {"node1", "node2"})
+    assert (count.running, count.wanted) == (1, 1)
 
 
 def test_a_failure_of_long_ago_does_not_end_the_waiting() -> None:

@@ -88,7 +88,7 @@ def test_a_global_job() -> None:
 def test_a_job_that_cannot_go_on_is_an_error_but_one_that_runs_for_long_is_none() -> None:
     watch = JobWatch("j", 0)
     failed = task(0, "failed", err="exec:\n  no such file")
-    watch.frame(job(1), [failed], NODES, PATIENCE)
+    watch.frame(job(1), [failed], NODES, 0.5)
     watch.frame(job(1), [failed, task(0, "preparing", 2)], NODES, PATIENCE)
     with pytest.raises(
         EngineError, match="job j does not get beyond 0 of 1 complete tasks: exec: no such file; "

@@ -52,11 +52,13 @@ def test_what_is_wrong_is_said(text: str, says: str) -> None:
 
 
 def test_a_port_is_removed_by_its_target() -> None:
-    assert [parse_target(text) for text in ("8000", "80:8000", "53/udp", "target=8000,published=80")] == [
-        (8000, "tcp"),
-        (8000, "tcp"),
-        (53, "udp"),
-        (8000, "tcp"),
+    texts = ("8000", "80:8000", "53/udp", "target=8000,published=80", "target=8000,mode=host")
+    assert [parse_target(text) for text in texts] == [
+        (8000, "tcp", "ingress"),
+        (8000, "tcp", "ingress"),
+        (53, "udp", "ingress"),
+        (8000, "tcp", "ingress"),
+        (8000, "tcp", "host"),
     ]
     with pytest.raises(ConfigError, match="not one target port"):
         parse_target("80-81")

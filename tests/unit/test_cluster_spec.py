@@ -91,7 +91,9 @@ def test_changes_leave_the_rest_alone() -> None:
             lists={
                 "env": Edit(("B=3",), ("A",)),
                 "label": Edit(("new=1",), ("x",)),
-                "publish": Edit((PublishedPort(9000, 90),), ((53, "udp"), (8000, "udp"))),
+                "publish": Edit(
+                    (PublishedPort(9000, 90),), ((53, "udp", "ingress"), (8000, "udp", "ingress"))
+                ),
                 "mount": Edit((), ("/a",)),
             },
             replicas=4,
@@ -125,3 +127,33 @@ def test_modes() -> None:
     assert job["Mode"] == {"ReplicatedJob": {"TotalCompletions": 2, "MaxConcurrent": 2}}
     with pytest.raises(ConfigError, match="not a global one"):
         created("", "global", Changes(replicas=2))
+
+
+def test_a_port_of_the_other_mode_stays() -> None:
+    ports = (PublishedPort(8000, 80), PublishedPort(8000, 8001, mode="host"))
+    spec = created("web", "replicated", Changes(lists={"publish": Edit(ports)}))
+    for mode, left in (("host", "ingress"), ("ingress", "host")):
+        edit = Edit((), ((8000, "tcp", mode),))
+        after = changed(spec, Changes(lists={"publish": edit}))
+        assert [port["PublishMode"] for port in after["EndpointSpec"]["Ports"]] == [left]
+
+
+def test_networks_of_an_old_client_are_kept() -> None:
+    spec = created("web", "replicated", Changes()) | {"Networks": [{"Target": "a"}]}
+    after = changed(spec, Changes(lists={"network": Edit(({"Target": "b"},))}))
+    assert after["TaskTemplate"]["Networks"] == [{"Target": "a"}, {"Target": "b"}]
+    assert "Networks" not in after
+    assert changed(spec, Changes()) == spec
+
+
+def test_who_says_how_often_to_check_wants_a_check() -> None:
+    spec = created("web", "replicated", Changes(no_healthcheck=True))
+    after = changed(spec, Changes(values={"health-interval": 5 * 10**9}))
+    assert after["TaskTemplate"]["ContainerSpec"]["Healthcheck"] == {"Test": [], "Interval": 5 * 10**9}
+
+
+def test_a_host_goes_by_any_of_its_names() -> None:
+    spec = created("web", "replicated", Changes(lists={"host": Edit(("1.2.3.4 db alias", "1.2.3.5 other"))}))
+    for name in ("db", "alias", "db:1.2.3.4"):
+        after = changed(spec, Changes(lists={"host": Edit((), (name,))}))
+        assert after["TaskTemplate"]["ContainerSpec"]["Hosts"] == ["1.2.3.5 other"]

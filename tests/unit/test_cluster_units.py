@@ -54,7 +54,7 @@ def test_cpus() -> None:
     assert [nanocpus(text) for text in ("0.5", "2", ".25")] == [5 * 10**8, 2 * 10**9, 25 * 10**7]
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "nan", "inf", "0.0000000001"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "nan", "inf", "0.0000000001", "1e999999"])
 def test_no_cpus(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a number of CPUs"):
         nanocpus(text)

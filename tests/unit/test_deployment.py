@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import docker.errors
 import pytest
 
 from meshlb.cli import deploy
@@ -43,6 +44,20 @@ def test_to_deploy_again_leaves_what_others_have_set() -> None:
     assert again["TaskTemplate"]["ContainerSpec"].pop("Image") == "localhost/meshlb-agent:2"
     del spec["TaskTemplate"]["ContainerSpec"]["Image"]
     assert again == spec
+
+
+def test_to_deploy_again_without_options_keeps_those_that_there_are() -> None:
+    class Engine:
+        def inspect_service(self, name: str) -> Json:
+            assert name == "meshlb-agent"
+            return {"Spec": created(name, "global", deployment.changes(IMAGE, ["--drain", "60"], 60))}
+
+    class Empty:
+        def inspect_service(self, _name: str) -> Json:
+            raise docker.errors.NotFound("no such service")
+
+    assert deployment.options(Engine()) == ("--drain", "60")  # type: ignore[arg-type]
+    assert deployment.options(Empty()) == ()  # type: ignore[arg-type]
 
 
 def test_specifications_that_say_the_same() -> None:
