@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from meshlb.logs import ACCESS, fields
+from meshlb.model import endpoint
 from meshlb.records import Ended
 
 _log = logging.getLogger(ACCESS)
@@ -32,7 +33,7 @@ def details(of: Ended, nodes: Mapping[str, str]) -> dict[str, object]:
     said: dict[str, object] = {"client": of.client, "port": str(of.port), "service": of.service}
     if backend is not None:
         said["task"] = backend.name or backend.task
-        said["backend"] = f"{backend.address}:{backend.port}"
+        said["backend"] = endpoint(backend.address, backend.port)
     if backend is not None and backend.node:
         said["node"] = nodes.get(backend.node, backend.node)
     said |= {"received": of.received, "sent": of.sent}

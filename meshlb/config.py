@@ -16,6 +16,7 @@ LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 LOOPS = ("auto", "uvloop", "asyncio")
 TAKEOVERS = ("auto", "always", "never")
+SOCKET = Path("/run/meshlb/agent.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Config:
     log_format: str = "text"  # text | json
     log_level: str = "info"
     loop: str = "auto"  # auto | uvloop | asyncio; auto is uvloop where it is installed
-    socket: Path | None = Path("/run/meshlb/agent.sock")  # where it is asked to hand over; None for nowhere
+    socket: Path | None = SOCKET  # where it is asked to hand over; None for nowhere
     linger: float = math.inf  # seconds that a handover leaves to connections that the old agent has
     http_certificate: Path | None = None  # TLS at --http, for who asks from elsewhere; PEM
     http_key: Path | None = None  # of that certificate; None where it is in the same file
@@ -68,10 +69,6 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
             "0.0.0.0:9377 for every address of this machine, or off"
         ) from error
     return value
-
-
-def _directory(_context: click.Context, _parameter: click.Parameter, value: str) -> Path | None:
-    return None if value in ("", "off") else Path(value)
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -139,7 +136,7 @@ _OPTIONS = (
         metavar="DIR",
         default=str(_DEFAULTS.state_dir),
         show_default=True,
-        callback=_directory,
+        callback=_path,
         help="Where an agent that starts finds what is drained and paused, and the protocols and labels that "
         "managers told last; off for nowhere. Agents that run side by side need one each.",
     ),

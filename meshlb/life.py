@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from meshlb.http.access import Access
 
+BEYOND_DRAIN = 15.0  # seconds that an end may take besides those that connections get
 PORTS_FIRST = 0.5  # seconds that the status page waits for the first table
 log = logging.getLogger("meshlb.agent")  # what is said is said of the agent
 AskStatus = Callable[[], Awaitable[Status]]
@@ -175,7 +176,7 @@ async def _bid_farewell(heir: Conversation, upgrade: Upgrade, place: Place) -> N
 async def _end(config: Config, signals: Signals, serving: Serving, place: Place) -> None:
     """After SIGTERM, or when those that we had after a handover have gone or lingered for long enough."""
     if signals.stop.is_set():
-        systemd.notify("STOPPING=1")
+        systemd.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int((config.drain + BEYOND_DRAIN) * 1e6)}")
         if not serving.left:
             await asyncio.to_thread(place.give_up)
         left = await serving.drain(config.drain, signals.at_once)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from meshlb.errors import MeshError
-from meshlb.model import BackendState, Service, Snapshot, Task
+from meshlb.model import BackendState, Service, Snapshot, Task, endpoint
 from meshlb.table import Backend, Entry, Table
 from meshlb.text import shown
 
@@ -46,7 +46,8 @@ class Orders:
             raise MeshError(f"{shown(verb)} is not one of {', '.join(VERBS)}")
         task = _found(name, table)
         own = list(_of_task(task, table))
-        what = f"{shown(own[0][1].name)} ({', '.join(dict.fromkeys(_address(one) for _, one in own))})"
+        places = dict.fromkeys(endpoint(one.address, one.port) for _, one in own)
+        what = f"{shown(own[0][1].name)} ({', '.join(places)})"
         if verb == "undrain":
             known = self._orders.pop(task, None)
             return f"{what} {'takes new connections again' if known else 'was neither drained nor paused'}"
@@ -94,7 +95,7 @@ def _found(name: str, table: Table) -> str:
     by_name = {
         one.task for one in backends if name in (one.name, one.task) or one.name == f"{name}.{one.task}"
     }
-    by_address = {one.task for one in backends if name == _address(one)}
+    by_address = {one.task for one in backends if name == endpoint(one.address, one.port)}
     by_prefix = {one.task for one in backends if name and one.task.startswith(name)}
     meant = by_name or by_address or by_prefix
     if not meant:
@@ -107,14 +108,6 @@ def _found(name: str, table: Table) -> str:
 
 def _of_task(task: str, table: Table) -> Iterator[tuple[Entry, Backend]]:
     return ((entry, one) for entry in table.entries for one in entry.backends if one.task == task)
-
-
-def _address(backend: Backend) -> str:
-    return (
-        f"[{backend.address}]:{backend.port}"
-        if ":" in backend.address
-        else f"{backend.address}:{backend.port}"
-    )
 
 
 def _refuse_last(own: Iterable[tuple[Entry, Backend]], what: str) -> None:

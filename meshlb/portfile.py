@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from meshlb.errors import ConfigError
-from meshlb.model import Port, Protocol, Service, Snapshot, Task
+from meshlb.model import Port, Protocol, Service, Snapshot, Task, endpoint
 from meshlb.policy import KEYS, LABEL_PREFIX, from_settings
 from meshlb.ports.addresses import ANYWHERE, LOOPBACK, chosen
 from meshlb.text import printable, shown
@@ -203,7 +203,7 @@ def _parsed(text: str) -> Task:
         ) from error
     if "%" in host or address.is_multicast or address.is_unspecified:
         raise _WrongBackend(f"no connection can be made to {shown(host)}")
-    name = f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
+    name = endpoint(str(address), number)
     return Task(name, name, str(address), port=number)
 
 

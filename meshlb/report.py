@@ -11,7 +11,7 @@ from operator import sub
 from typing import Any
 
 from meshlb.counts import BACKEND_NUMBERS, PORT_NUMBERS, Statistics, columns
-from meshlb.model import Node, Port, PortState, PortStatus, Service, Status, Task
+from meshlb.model import Node, Port, PortState, PortStatus, Service, Status, Task, endpoint
 from meshlb.table import Backend
 from meshlb.timeline import Event
 from meshlb.window import Buckets, Window, quantiles
@@ -47,7 +47,7 @@ def targets(status: Status, address: str, port: int) -> list[dict[str, Any]]:
     nodes = {node.address: node.name for node in status.snapshot.nodes} or {address: ""}
     return [
         {
-            "targets": [f"[{at}]:{port}" if ":" in at else f"{at}:{port}"],
+            "targets": [endpoint(at, port)],
             "labels": {"__meta_meshlb_node": name or at},
         }
         for at, name in sorted(nodes.items())

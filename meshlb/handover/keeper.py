@@ -37,6 +37,7 @@ MOST = 8192  # sockets that are kept: their names must fit into one variable of 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 SHORT, LONG = 0.1, 10.0  # seconds of the first and the longest pause
 STEADY = 1.0  # seconds that an agent must have lived, and served, to be started again at once
+MESSAGES = 64  # read in a turn, whoever sends them: nothing else waits for long
 MISUSE = 2  # the exit code for a mistyped option, which does not get better by trying again
 WATCHDOG = 60.0  # seconds of silence after which an agent that has come to serve hangs
 _SET_CHILD_SUBREAPER = 36
@@ -125,6 +126,8 @@ class Keeper:
             finally:
                 os._exit(127)
         self.agent = pid
+        if self.ending:  # the signal came before there was whom to pass it on to
+            os.kill(pid, signal.SIGTERM)
 
     def _become_agent(self) -> None:
         names, fds = [name for name, _ in self.kept.values()], [fd for _, fd in self.kept.values()]
@@ -183,7 +186,7 @@ class Keeper:
 
     def _listen(self) -> None:
         room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(253 * 4)
-        while True:
+        for _ in range(MESSAGES):
             try:
                 data, parts, _, _ = self._ear.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -80,7 +81,7 @@ async def ended(pid: int, seconds: float) -> None:
     """Wait until a process has ended; it is killed when it has not in so many seconds."""
     try:
         descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError:  # it has ended; or kernels before 5.3, and those that forbid it, tell nothing
         return
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, over.set)
@@ -88,7 +89,8 @@ async def ended(pid: int, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await over.wait()
     except TimeoutError:
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

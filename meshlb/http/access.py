@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import logging
 import ssl
 import time
@@ -169,6 +168,6 @@ def _said(authorization: str) -> tuple[str, str] | None:
         return None
     try:
         name, colon, password = base64.b64decode(coded.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no Base64, or no UTF-8
         return None
     return (name, password) if colon and len(name) <= LONGEST and len(password) <= LONGEST else None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from meshlb.counts import BACKEND_NUMBERS, Statistics, columns
 from meshlb.metrics.exposition import Family, escaped, inserted
 from meshlb.metrics.port import PORT
-from meshlb.model import BackendState, Port, Protocol
+from meshlb.model import BackendState, Port, Protocol, endpoint
 from meshlb.table import Backend
 
 MOST = 20_000
@@ -105,7 +105,7 @@ def _found(statistics: Statistics, ports: Mapping[Port, str], nodes: Mapping[str
         node = on.get(backend.node) or on.setdefault(backend.node, escaped(backend.node))
         tail = _labels(of, backend.name, node)
         if tail in seen:  # a file may name one twice, and names that are cut may become one
-            tail = _labels(of, f"{backend.address}:{backend.port} {backend.name}", node)
+            tail = _labels(of, f"{endpoint(backend.address, backend.port)} {backend.name}", node)
         if tail not in seen:
             seen.add(tail)
             yield port.protocol is Protocol.TCP, tail, of, backend, counts

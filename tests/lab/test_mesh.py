@@ -17,7 +17,7 @@ from docker_cli import Serve, docker, scale
 from load import EchoHold, Load
 from waiting import eventually
 
-from meshlb.lab import Lab, Node
+from meshlb.lab import IMAGE, Lab, Node
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("agents"), pytest.mark.timeout(300)]
 
@@ -97,8 +97,11 @@ def _codes(lab: Lab, port: int) -> set[int]:
     return codes
 
 
-def test_an_unmodified_stack(lab: Lab) -> None:
-    stack = Path(__file__).parents[2] / "examples" / "whoami.yml"
+def test_an_unmodified_stack(lab: Lab, tmp_path: Path) -> None:
+    """The example, with the image that the lab has, which listens elsewhere."""
+    text = (Path(__file__).parents[2] / "examples" / "whoami.yml").read_text()
+    stack = tmp_path / "whoami.yml"
+    stack.write_text(text.replace("traefik/whoami", IMAGE).replace("8081:80", "8081:8000"))
     docker(lab, "stack", "deploy", "-c", str(stack), "demo")
     try:
         await_containers(lab, 3, 8081)

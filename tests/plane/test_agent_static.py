@@ -226,7 +226,7 @@ def test_systemd_is_told(
         assert systemd.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
         assert systemd.recv(100) == b"READY=1"
         mesh.signal(signal.SIGTERM)
-        assert systemd.recv(100) == b"STOPPING=1"
+        assert systemd.recv(100) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=45000000"
         assert systemd.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=http"
         assert systemd.recv(100) == b"BARRIER=1"
         assert systemd.recv(100) == f"FDSTOREREMOVE=1\nFDNAME=tcp.{port}".encode()

@@ -9,11 +9,12 @@ import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from meshlb import logs
-from meshlb.access_log import write
+from meshlb.access_log import details, write
 from meshlb.model import BackendState, Port
 from meshlb.policy import from_settings
 from meshlb.records import REASONS, Ended, Subjects
@@ -51,6 +52,11 @@ def test_a_line_says_everything_once() -> None:
         "task=web.1 backend=10.0.0.5:8000 node=node2 received=78 sent=1203 connect_ms=0.312 "
         "first_byte_ms=2.1 duration_ms=4.5 attempts=1 reason=done\n"
     )
+
+
+def test_an_address_of_ipv6_stands_in_brackets() -> None:
+    six = replace(BACKEND, address="fd00::1")
+    assert details(replace(ENDED, backend=six), {})["backend"] == "[fd00::1]:8000"
 
 
 def test_json_has_numbers() -> None:
