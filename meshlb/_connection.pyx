@@ -24,9 +24,9 @@ from meshlb._record cimport (
     record_time,
 )
 from meshlb._stream cimport (
-    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, EXPECTING, FINISHED, HEADER, HUNG_UP, LATER_NOT, LATER_TIMED,
-    LATER_WANTED, LINGERING, OPEN, PARTING, READABLE, REGISTERED, SHUT, SNIFFED, UNASKED, URGENT, WAITING, WATCHED,
-    WRITABLE, WRITTEN, conn_t, end_t, origin_t, queue_t, streams_of, streams_t,
+    BROKEN, CHUNK, CONNECTING, DEAD, DOOMED, EXPECTING, FINISHED, HEADER, HUNG_UP, LINGERING, OPEN, PARTING,
+    READABLE, REGISTERED, SHUT, SNIFFED, UNASKED, URGENT, WAITING, WATCHED, WRITABLE, WRITTEN, conn_t, end_t,
+    origin_t, queue_t, streams_of, streams_t,
 )
 from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_count, tried_in
@@ -825,7 +825,7 @@ cdef void _open_due(worker_t *w, conn_t *c) noexcept nogil:
         _hush_over(w, c)
         return
     if c.later:
-        c.later = LATER_NOT
+        c.later = False
         c.client.flags |= WRITABLE
         c.backend_end.flags |= WRITABLE
         _open_timer(w, c)
@@ -892,8 +892,7 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
         _pass_fin(backend)
     if down == DONE:
         _pass_fin(client)
-    if not c.later and (up == LATER or down == LATER):
-        c.later = LATER_WANTED
+    c.later = c.later or up == LATER or down == LATER
     if up == WAIT and not c.later and not client.flags & REGISTERED and not pending(client) and _hushed(w, c, down):
         return
     if not end_watch(w, c, client, not client.flags & WRITABLE):
@@ -901,16 +900,9 @@ cdef void _conn_settle(worker_t *w, conn_t *c, int up, int down) noexcept nogil:
     elif not end_watch(w, c, backend, not backend.flags & WRITABLE):
         _conn_end(w, c, True, REFUSED_RESOURCES)
     elif c.later:
-        _open_later(w, c)
+        _open_timer(w, c)
     elif up == MORE or down == MORE:
         _conn_ready(w, c)
-
-
-cdef void _open_later(worker_t *w, conn_t *c) noexcept nogil:
-    """Sets the timer once: bytes that go the other way do not put it off."""
-    if c.later == LATER_WANTED:
-        c.later = LATER_TIMED
-        _open_timer(w, c)
 
 
 cdef bint _hushed(worker_t *w, conn_t *c, int down) noexcept nogil:

@@ -15,8 +15,8 @@ from meshlb cimport _linux as sys
 from meshlb._reach cimport reach_beyond
 from meshlb._record cimport record_time
 from meshlb._stream cimport (
-    BROKEN, DOOMED, FINISHED, HUNG_UP, KEPT_URGENT, LATER_WANTED, PROMPT, READABLE, REGISTERED, SHUT, URGENT,
-    WATCHES_OUT, WRITABLE, WRITTEN, conn_t, end_t, pipe_t, streams_of, streams_t,
+    BROKEN, DOOMED, FINISHED, HUNG_UP, KEPT_URGENT, PROMPT, READABLE, REGISTERED, SHUT, URGENT, WATCHES_OUT,
+    WRITABLE, WRITTEN, conn_t, end_t, pipe_t, streams_of, streams_t,
 )
 from meshlb._types cimport (
     KIND_CLIENT, SCRATCH, backend_counters, event_data, histogram_add, port_counters, worker_t,
@@ -222,7 +222,7 @@ cdef ssize_t _write(
 cdef bint _takes_none_now(conn_t *c, end_t *sink) noexcept nogil:
     """Whether a write has failed for now alone: epoll tells when there is room, the clock when to ask for memory."""
     if sys.errno == sys.ENOBUFS or sys.errno == sys.ENOMEM:
-        c.later = LATER_WANTED
+        c.later = True
     elif sys.errno != sys.EAGAIN and sys.errno != sys.EINTR:
         return False
     sink.flags &= ~WRITABLE

@@ -44,9 +44,6 @@ cdef enum:  # end_t.flags
 cdef enum:  # conn_t.state
     HEADER, CONNECTING, WAITING, OPEN, DEAD
 
-cdef enum:  # conn_t.later
-    LATER_NOT, LATER_WANTED, LATER_TIMED
-
 cdef enum:  # conn_t.hush: whether an open connection's client is known to epoll; most short ones never need it
     UNASKED
     EXPECTING  # the backend's answer: nothing more is likely to come from the client before it
@@ -90,7 +87,7 @@ cdef struct conn_s:
     uint8_t counted  # in port.open
     uint8_t kept_alive  # keepalive is set on the backend's socket, too
     uint8_t hush
-    uint8_t later  # LATER_*: the kernel has no memory for its bytes, and is asked again when the timer fires
+    uint8_t later  # the kernel has no memory for its bytes: asked again when its timer fires
     uint8_t header_left  # bytes of our own PROXY header that the client's tail begins with
     uint8_t refusal  # WAITING: REFUSED_* when its time is up
     uint8_t queued  # stands in its port's queue

@@ -233,25 +233,3 @@ def test_what_cannot_be_received_now_is_received_later(udp_plane: FaultyPlane, e
         ask(sock, b"0")
         udp_plane.refuse("recvmmsg", error, 1)
         assert ask(sock, b"1") == b"1"
-
-
-def test_who_cannot_be_watched_once_is_served_or_reset(plane: FaultyPlane) -> None:
-    """Whichever call it is: nobody is forgotten."""
-    for _ in range(12):
-        plane.refuse("epoll_ctl", "ENOMEM", 1)
-        with contextlib.suppress(AssertionError, ConnectionResetError):
-            exchange(plane.port).close()
-
-
-def test_bytes_that_wait_for_memory_are_not_put_off_by_others(plane: FaultyPlane) -> None:
-    """Bytes keep coming, much more often than the kernel is asked again."""
-    with exchange(plane.port) as sock:
-        plane.refuse("send", "ENOBUFS", 1)
-        sock.settimeout(0.005)
-        for _ in range(2000):
-            sock.sendall(b"x")
-            with contextlib.suppress(TimeoutError):
-                assert sock.recv(1)
-                assert plane.refused("send") == 1
-                return
-    pytest.fail("nothing came while bytes were sent")
