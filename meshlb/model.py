@@ -86,6 +86,7 @@ class Task:
     state: BackendState = BackendState.UP
     weight: int = 1  # its share of the port's connections, beside the others' weights
     prepared: bool = False  # its answers to clients' own addresses find their way back to this node
+    former: tuple[Port, ...] = ()  # those of its service's ports that led elsewhere when it was started
 
 
 @dataclass(frozen=True, slots=True)

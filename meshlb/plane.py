@@ -120,7 +120,7 @@ class Plane:
         self._next_worker = 0  # that gets a port's first socket: where a port has few, ports spread over all
         self._namespace = Namespace(enter_namespace)
         self._table = Table()
-        self._served: dict[Port, _Served] = {}
+        self._served: dict[Port, _Served] = {}  # by `_door`, as everything that is done at a port
         self._leaving: set[int] = set()  # ids of ports whose last connections are still open
         self._closing = False
         self._draining: dict[int, float] = {}  # seconds that connections of a backend may live, by its id
@@ -144,7 +144,7 @@ class Plane:
         self._table = table
         self._namespace.use(table.namespace)
         namespace_fd = self._namespace.duplicate()  # first: what fails for want of them changes nothing
-        wanted = {entry.port: entry for entry in table.entries}
+        wanted = {_door(entry.port): entry for entry in table.entries}
         with _closed_on_failure(namespace_fd):
             dropped = self._update(wanted)
             gone = [self._served.pop(port) for port in list(self._served) if port not in wanted]
@@ -192,7 +192,7 @@ class Plane:
         """What has been counted of every port that is served, and of its backends."""
         served = self._served.values()
         return Statistics(
-            tuple(self._served),
+            tuple(each.entry.port for each in served),
             self._forwarder.port_rows([each.port_id for each in served]),
             tuple((each.entry.port, backend) for each in served for backend, _ in each.backends.values()),
             self._forwarder.backend_rows([number for each in served for number in _numbers(each)]),
@@ -359,7 +359,7 @@ class Plane:
         for served in gone:
             if served.listening:
                 # First the redirect: new clients then find Swarm's mesh, not a port that closes.
-                self._listeners.close(served.entry.port)
+                self._listeners.close(_door(served.entry.port))
                 self._forwarder.close_listeners(served.port_id)
                 self._forget_sockets(served)
         self._await_closed([served.port_id for served in gone])
@@ -391,7 +391,7 @@ class Plane:
     def _open_closed(self) -> None:
         closed = [of for of in self._served.values() if not of.listening and not self._closing]
         for index, served in enumerate(closed):
-            self._open(served.entry.port, served, len(closed) - index)
+            self._open(_door(served.entry.port), served, len(closed) - index)
 
     def _open(self, port: Port, served: _Served, ports: int) -> None:
         """Opens the first of `ports` that are to be opened."""
@@ -445,7 +445,7 @@ class Plane:
             self._ended += self._subjects.ended(rows, time.monotonic(), time.time())
 
     def _statuses(self) -> tuple[PortStatus, ...]:
-        return tuple(self._served[entry.port].status for entry in self._table.entries)
+        return tuple(self._served[_door(entry.port)].status for entry in self._table.entries)
 
 
 @contextlib.contextmanager
@@ -455,6 +455,11 @@ def _closed_on_failure(descriptor: int) -> Iterator[int]:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _door(port: Port) -> Port:
+    """A port as clients know it, whatever port its tasks listen on now."""
+    return Port(port.published, 0, port.protocol)
 
 
 def _draining(entry: Entry) -> float | None:

@@ -141,7 +141,8 @@ def _make(service: Service, node: str) -> _Made:
     for port in service.ports:
         policy, complaints = _policy(service, port, settings, base)
         problems += complaints
-        entries.append(Entry(port, service.name, policy, tuple(_backend(task, port, node) for task in tasks)))
+        backends = tuple(backend for task in tasks for backend in _backends(task, port, node))
+        entries.append(Entry(port, service.name, policy, backends))
     problems += _unreachable(service) if entries else []
     return _Made(service, node, tuple(entries), _told(problems, MOST_OF_SERVICE, f"service {service.name}: "))
 
@@ -189,10 +190,18 @@ def _unreachable(service: Service) -> list[str]:
     ]
 
 
-def _backend(task: Task, port: Port, node: str) -> Backend:
+def _backends(task: Task, port: Port, node: str) -> Iterator[Backend]:
+    """Where it listens, or may do so: one of them refuses then, and the other serves."""
+    yield _backend(task, task.port or port.target, node)
+    for former in task.former:
+        if (former.published, former.protocol) == (port.published, port.protocol):
+            yield _backend(task, former.target, node)
+
+
+def _backend(task: Task, port: int, node: str) -> Backend:
     return Backend(
         task.address,
-        task.port or port.target,
+        port,
         task.id,
         task.name,
         task.node,

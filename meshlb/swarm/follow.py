@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,7 +24,7 @@ from meshlb.swarm import view as docker_view
 from meshlb.swarm.api import AnswerError, Connection, Engine, parse
 from meshlb.swarm.events import Event, Marks
 from meshlb.swarm.missing import Missing
-from meshlb.swarm.view import Lists, Membership, Ports, View
+from meshlb.swarm.view import Lists, Membership, Ports, Targets, View
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
 TASKS_EVERY = 0.25  # seconds at least between its lists of tasks while they may change:
@@ -71,6 +71,7 @@ class Known:
     lists: Lists | None = None
     advice: Lists | None = None  # another agent's, from a manager
     namespace_id: int = 0
+    targets: Targets = field(default_factory=Targets)
 
 
 def pause(interval: float, cost: float, *, hot: bool = False, stirring: bool = False) -> float:
@@ -454,6 +455,7 @@ class Session:
         membership = known.membership or Membership("")
         namespace = (os.fspath(self._namespace), known.namespace_id)
         result = docker_view.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
+        result = replace(result, services=known.targets.remember(result.services))
         if known.namespace_id:
             return result
         missing = (

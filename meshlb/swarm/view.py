@@ -354,6 +354,42 @@ class Ports:
         return replace(view, services=tuple(services[name] for name in sorted(services)))
 
 
+class Targets:
+    """Remembers what tasks were started with, where their service leads its ports elsewhere since.
+
+    Swarm replaces such tasks one by one; until then they listen where they did. Who has been told late of the
+    new ports cannot tell old tasks from new ones, so these are those that were seen before.
+    """
+
+    def __init__(self) -> None:
+        self._ports: dict[str, dict[tuple[int, Protocol], Port]] = {}  # by services' names
+        self._tasks: dict[str, tuple[Port, ...]] = {}  # by tasks' ids
+
+    def remember(self, services: Iterable[Service]) -> tuple[Service, ...]:
+        """The services, with what has been different when their tasks were first seen."""
+        before, self._ports, self._tasks = (self._ports, self._tasks), {}, {}
+        return tuple(self._of(service, *before) for service in services)
+
+    def _of(
+        self,
+        service: Service,
+        ports: Mapping[str, Mapping[tuple[int, Protocol], Port]],
+        tasks: Mapping[str, tuple[Port, ...]],
+    ) -> Service:
+        now = self._ports[service.name] = {_key(port): port for port in service.ports}
+        was = ports.get(service.name, {})
+        moved = tuple(was[key] for key, port in now.items() if key in was and was[key] != port)
+        of_task = {task.id: (*tasks[task.id], *moved) if task.id in tasks else () for task in service.tasks}
+        former = {
+            name: tuple(port for port in dict.fromkeys(found) if now.get(_key(port)) != port)
+            for name, found in of_task.items()
+        }
+        self._tasks |= former
+        if not any(former.values()):
+            return service
+        return replace(service, tasks=tuple(replace(task, former=former[task.id]) for task in service.tasks))
+
+
 def _shows(shown: Mapping[tuple[str, Port], float], name: str, published: int) -> bool:
     """Whether the port's number is this very service's now."""
     return any(of == name and port.published == published for of, port in shown)

@@ -180,6 +180,18 @@ def test_scaling_under_load_loses_nothing(lab: Lab, serve: Serve) -> None:
     assert all(len(names) >= 6 for names in report.answers.values())
 
 
+def test_a_port_that_leads_elsewhere_loses_nothing(lab: Lab, serve: Serve) -> None:
+    """Swarm replaces the tasks one by one: until then they listen where they did."""
+    serve("whoami", "--publish", "80:8000", "--replicas", "2", "--update-delay", "1s")
+    await_containers(lab, 2)
+    with short(lab) as load:
+        new = ("--publish-rm", "8000", "--publish-add", "80:8100", "--env-add", "PORT=8100")
+        docker(lab, "service", "update", "--quiet", *new, "whoami")
+        report = load.stop()
+    assert report.failures == []
+    assert all(len(names) == 4 for names in report.answers.values()), "old tasks and new ones"
+
+
 def test_a_killed_task_costs_no_new_connection(lab: Lab, serve: Serve) -> None:
     serve("whoami", "--publish", "80:8000", "--replicas", "4", "--restart-delay", "1s")
     await_containers(lab, 4)

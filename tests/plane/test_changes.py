@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
@@ -196,3 +198,19 @@ def test_five_thousand_connections_at_once(mesh: Mesh) -> None:
             assert mesh.counters().open == 5000
         process.stdin.close()
     assert mesh.counters().failed == 0
+
+
+def test_a_port_whose_target_changes_keeps_its_sockets(mesh: Mesh, server: MakeServer) -> None:
+    def sockets() -> set[int]:
+        return {os.fstat(one.fileno()).st_ino for _, found in mesh.plane.kept() for one in found}
+
+    one = server(echo).backend
+    mesh.serve(one)
+    before = sockets()
+    moved = replace(mesh.port, target=mesh.port.target + 1)
+    (status,) = mesh.plane.apply(Table((mesh.entry(one, port=moved),)))
+    assert (status.port, status.state) == (moved, PortState.SERVING)
+    assert sockets() == before
+    with mesh.connect() as client:
+        exchange(client, b"still here")
+    assert mesh.port_counts(moved).accepted == 1

@@ -16,6 +16,7 @@ from meshlb.swarm.events import parse_containers
 from meshlb.swarm.view import (
     NOBODY,
     Lists,
+    Targets,
     View,
     carry_lists,
     carry_tasks,
@@ -349,3 +350,19 @@ def test_garbage_that_is_nested_to_the_limit_is_told_without_its_text(real: dict
 def test_an_error_s_reason_is_one_line() -> None:
     assert docker_api._message(b'{"message": "a\\n\\u001b[2J"}') == "a\\n\\x1b[2J"
     assert docker_api._message(b'{"message": ""}') == "no reason given"
+
+
+def test_tasks_are_remembered_with_the_targets_that_they_were_started_with() -> None:
+    def seen(target: int, *tasks: str) -> dict[str, tuple[Port, ...]]:
+        found = tuple(Task(task, task, "10.0.0.5") for task in tasks)
+        [service] = targets.remember([Service("1", "web", (Port(80, target), Port(90, 9000)), found)])
+        return {task.id: task.former for task in service.tasks}
+
+    targets, first, second = Targets(), Port(80, 8000), Port(80, 8100)
+    assert seen(8000, "a", "b") == {"a": (), "b": ()}
+    assert seen(8100, "a", "b") == {"a": (first,), "b": (first,)}
+    assert seen(8100, "a", "b", "c") == {"a": (first,), "b": (first,), "c": ()}
+    assert seen(8200, "b", "c", "d") == {"b": (first, second), "c": (second,), "d": ()}
+    assert seen(8100, "c", "d") == dict.fromkeys("cd", (Port(80, 8200),)), "rolled back"
+    assert targets.remember([]) == ()
+    assert seen(8000, "c") == {"c": ()}, "of a service that was away nothing is known"

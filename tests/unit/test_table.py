@@ -58,6 +58,17 @@ def test_a_listed_service_has_its_port_before_one_that_gossip_alone_still_shows(
     assert [entry.service for entry in table.entries] == ["green"]
 
 
+def test_a_task_that_was_started_with_another_target_may_listen_at_both() -> None:
+    old = replace(WEB, former=(Port(80, 8000), Port(53, 53, Protocol.UDP)))
+    new = Task("t2", "web.2", "10.0.0.6")
+    [entry] = build(Snapshot((service("web", Port(80, 9000), tasks=(old, new)),))).entries
+    assert [(backend.task, backend.port) for backend in entry.backends] == [
+        ("t1", 9000),
+        ("t1", 8000),
+        ("t2", 9000),
+    ]
+
+
 def test_a_task_without_an_address_is_left_out_and_reported_once() -> None:
     lost = Task("t2", "web.2", "")
     table = build(Snapshot((service("web", Port(80, 1), Port(81, 1), tasks=(WEB, lost)),)))
