@@ -66,9 +66,9 @@ def look(service: Json, tasks: Iterable[Json], nodes: Collection[str]) -> tuple[
     """The counts and the bars of a service; `nodes` are the ids of the nodes that are up."""
     mode = service["Spec"]["Mode"]
     if "Global" in mode:
+        found = _by_place(tasks, nodes, "NodeID")
         # What is shut down without an error is on a node that has been drained.
-        left = [task for task in tasks if _alive(task) or task["Status"].get("Err")]
-        current = _by_place(left, nodes, "NodeID")
+        current = {node: task for node, task in found.items() if _alive(task) or task["Status"].get("Err")}
         wanted = len(current) or None
         labels = {place: place_of(place) for place in current}
     else:
@@ -143,6 +143,7 @@ class Watch:
         self._best = 0
         self._converged_at: float | None = None
         self._error = ""
+        self._failed: set[str] = set()  # ids of tasks, since the error stands
         self._old_failures: frozenset[str] | None = None  # from before anybody watched
 
     def frame(self, service: Json, tasks: Iterable[Json], nodes: Collection[str], now: float) -> Frame:
@@ -185,11 +186,14 @@ class Watch:
         if count.running > self._best:
             self._best, self._since, self._error = count.running, now, ""
             self._old_failures = _ended(tasks)  # others run in their places
-        error = self._newest_error(tasks)
-        if error and not self._error:
-            self._since = now
-        self._error = error or self._error
-        if self._error and now - self._since > PATIENCE:
+        failures = self._failures(tasks)
+        if failures and not self._error:
+            self._since, self._failed = now, set()
+        self._error = _one_line(failures[-1]["Status"]["Err"]) if failures else self._error
+        self._failed |= {task["ID"] for task in failures if not _alive(task)}
+        # A single task that has failed says nothing yet of those that take its place.
+        stands = len(self._failed) > 1 or any(_alive(task) for task in failures)
+        if self._error and stands and now - self._since > PATIENCE:
             raise EngineError(
                 f"service {self._name} does not get beyond {count.running} of {count.wanted} tasks: "
                 f"{self._error}; Swarm goes on trying in the background: "
@@ -197,12 +201,9 @@ class Watch:
                 f"`meshlb service rm {self._name}` ends it"
             )
 
-    def _newest_error(self, tasks: list[Json]) -> str:
-        """The error of the last task that failed under our eyes; its successor hides it from the bars."""
+    def _failures(self, tasks: list[Json]) -> list[Json]:
+        """The tasks that have failed under our eyes, the last one last; the bars show their successors."""
         if self._old_failures is None:
             self._old_failures = _ended(tasks)
-        failures = [
-            task for task in tasks if task["Status"].get("Err") and task["ID"] not in self._old_failures
-        ]
-        newest = max(failures, key=lambda task: str(task["Status"].get("Timestamp", "")), default=None)
-        return _one_line(newest["Status"]["Err"]) if newest else ""
+        found = (task for task in tasks if task["Status"].get("Err") and task["ID"] not in self._old_failures)
+        return sorted(found, key=lambda task: str(task["Status"].get("Timestamp", "")))

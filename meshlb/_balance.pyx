@@ -17,7 +17,7 @@ from array import array
 from math import gcd
 
 from meshlb cimport _linux as sys
-from meshlb._tried cimport tried_has
+from meshlb._tried cimport tried_has, tried_t
 from meshlb._types cimport (
     STANDING_ASIDE, STANDING_GOOD, TIERS, backend_t, balancer_t, choice_t, port_t, route_t, tier_t,
 )
@@ -158,10 +158,27 @@ cdef bint _probes(backend_t *backend, uint64_t now) noexcept nogil:
     return sys.compare_exchange(&backend.probe_at, probe_at, now + _pause(backend))
 
 
+cdef inline bint _has_drained(backend_t *backend, uint64_t now) noexcept nogil:
+    cdef uint64_t drain_until = sys.load_relaxed(&backend.drain_until)
+    return drain_until != 0 and drain_until <= now
+
+
+cdef bint some_are_full(route_t *route, const tried_t *tried, uint64_t now) noexcept nogil:
+    """Where there is no backend for a connection: whether one would take it, had it room."""
+    cdef uint32_t base = 0
+    cdef uint32_t i
+    cdef int number
+    for number in range(TIERS):
+        for i in range(route.tiers[number].count):
+            if not tried_has(tried, base + i) and not _has_drained(route.tiers[number].backends[i], now):
+                return route.max_conn_backend != 0
+        base += route.tiers[number].count
+    return False
+
+
 cdef bint _open_to(const route_t *route, backend_t *backend, choice_t *choice, uint32_t position) noexcept nogil:
     """Whether it could take the connection at all."""
-    cdef uint64_t drain_until = sys.load_relaxed(&backend.drain_until)
-    if tried_has(choice.tried, position) or (drain_until and drain_until <= choice.now):
+    if tried_has(choice.tried, position) or _has_drained(backend, choice.now):
         return False
     return route.max_conn_backend == 0 or sys.load_relaxed_uint(&backend.active) < route.max_conn_backend
 

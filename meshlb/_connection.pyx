@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from meshlb cimport _linux as sys
 from meshlb._access cimport address16, admitted, networks_contain, rate_allows
-from meshlb._balance cimport backend_failed, backend_succeeded, choose_and_take, source_hash
+from meshlb._balance cimport backend_failed, backend_succeeded, choose_and_take, source_hash, some_are_full
 from meshlb._move cimport (
     DONE, LATER, MORE, RESET, WAIT, count_bytes, end_forget, end_start, end_urgent, end_watch, move, pending,
     pipes_close, tail_keep, tail_rest,
@@ -29,7 +29,7 @@ from meshlb._stream cimport (
     origin_t, queue_t, streams_of, streams_t,
 )
 from meshlb._timer cimport timer_clear, timer_set, timer_t
-from meshlb._tried cimport tried_add, tried_clear, tried_count, tried_in
+from meshlb._tried cimport tried_add, tried_clear, tried_in
 from meshlb._types cimport (
     KIND_BACKEND, KIND_CLIENT, REFUSED_DENIED, REFUSED_FULL, REFUSED_HEADER, REFUSED_NO_BACKEND, REFUSED_RATE,
     REFUSED_RESOURCES, SCRATCH, address_t, backend_counters, choice_t, histogram_add, port_counters,
@@ -534,7 +534,7 @@ cdef void _conn_without(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     cdef bint failed = c.attempts != 0
     if route == NULL:
         _conn_refuse(w, c, refusal)
-    elif route.max_conn_backend and tried_count(&c.tried, route.count) < route.count:
+    elif some_are_full(route, &c.tried, w.now):
         _conn_wait(w, c, route, REFUSED_FULL)
     elif route.hold:
         _conn_wait(w, c, route, REFUSED_NO_BACKEND)

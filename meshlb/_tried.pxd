@@ -17,5 +17,4 @@ cdef inline bint tried_has(const tried_t *tried, uint32_t position) noexcept nog
 
 cdef void tried_in(tried_t *tried, uint64_t generation) noexcept nogil
 cdef bint tried_add(tried_t *tried, uint32_t position, uint32_t count) noexcept nogil
-cdef uint32_t tried_count(const tried_t *tried, uint32_t count) noexcept nogil
 cdef void tried_clear(tried_t *tried) noexcept nogil

@@ -26,16 +26,6 @@ cdef bint tried_add(tried_t *tried, uint32_t position, uint32_t count) noexcept 
     return True
 
 
-cdef uint32_t tried_count(const tried_t *tried, uint32_t count) noexcept nogil:
-    """How many of a route of `count` backends."""
-    cdef uint32_t found = sys.bits_set(tried.first)
-    cdef uint32_t i
-    if tried.others != NULL:
-        for i in range(_words(count)):
-            found += sys.bits_set(tried.others[i])
-    return found
-
-
 cdef void tried_clear(tried_t *tried) noexcept nogil:
     """Nobody, from here on."""
     tried.first = 0

@@ -113,6 +113,8 @@ class Advice:
     def forget(self) -> None:
         """Nobody is heard any more: no node is silent, and no task on another one is about to end."""
         self._learn(Remote(prepared=self._recalled))
+        if self._overlay:
+            self._overlay.close()  # `run` keeps it again
 
     def status(self) -> ChannelStatus:
         """What the channel says of itself."""

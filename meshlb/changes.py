@@ -22,15 +22,15 @@ class Change:
 
 def of_ports(old: Iterable[PortStatus], new: Iterable[PortStatus], table: Table) -> Iterator[Change]:
     """Ports that are served otherwise than before, or no more."""
-    before = {status.port: status for status in old}
-    after = {status.port: status for status in new}
+    before = {str(status.port): status for status in old}
+    after = {str(status.port): status for status in new}
     backends = {entry.port: len(entry.backends) for entry in table.entries}
     for port, status in before.items():
         if port not in after:
             yield _about(status, "closed")
     for port, status in after.items():
         if status != before.get(port):
-            yield _of_port(status, backends.get(port, 0))
+            yield _of_port(status, backends.get(status.port, 0))
 
 
 def _of_port(status: PortStatus, backends: int) -> Change:

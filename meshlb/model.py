@@ -88,6 +88,12 @@ class Task:
     prepared: bool = False  # its answers to clients' own addresses find their way back to this node
     former: tuple[Port, ...] = ()  # those of its service's ports that led elsewhere when it was started
 
+    def targets(self, port: Port) -> tuple[int, ...]:
+        """Where it listens for a published port, or may do so: one of them refuses then."""
+        door = port.published, port.protocol
+        former = (one.target for one in self.former if (one.published, one.protocol) == door)
+        return tuple(dict.fromkeys((self.port or port.target, *former)))
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -110,7 +116,8 @@ class Snapshot:
     `node` is the address of the node that this snapshot is for. `absent` is what a task is that was in an
     earlier snapshot and is not in this one: `down` where the source lists tasks until they have died.
     `masked` are networks of clients whose own address tasks must not see, `hindrances` by nodes' addresses
-    what keeps tasks there from seeing them; that of this node itself keeps all.
+    what keeps tasks there from seeing them; that of this node itself keeps all. `living` are the ids of all
+    tasks that are not down, those to which no port leads any more included.
     """
 
     services: tuple[Service, ...] = ()
@@ -122,6 +129,7 @@ class Snapshot:
     absent: BackendState = BackendState.DRAINING
     masked: tuple[str, ...] = ()
     hindrances: tuple[tuple[str, str], ...] = ()
+    living: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,11 @@ class OrderBook:
 
     def keep(self, orders: Mapping[str, str]) -> str:
         """Keep these and no others. Gives why that cannot be, in words, and else nothing."""
-        if self._path is None or orders == self._written:
-            return ""  # without waiting for a write that hangs
+        if self._path is None:
+            return ""
         with self._writing:
+            if orders == self._written:
+                return ""
             try:
                 replace(self._path, json.dumps({"format": _FORMAT, "orders": dict(orders)}).encode())
             except OSError as error:

@@ -323,11 +323,9 @@ class Plane:
     def _end(self, dropped: dict[int, _Dropped], table: Table) -> None:
         """Ends the connections of backends that are gone: at once where they are dead, else as they drain."""
         dead = table.absent is BackendState.DOWN
-        # A task whose port has become another one, or another service's, lives on.
-        living = {one.task for of in table.entries for one in of.backends} if dead and dropped else set()
         for backend, (task, seconds) in dropped.items():
             before = self._draining.pop(backend, 0)
-            if seconds is None or (dead and task not in living):
+            if seconds is None or (dead and task not in table.living):
                 self._forwarder.end_backend(backend, 0)
             elif seconds and not before:
                 self._forwarder.end_backend(backend, round(seconds * 1000))

@@ -219,16 +219,19 @@ def _service(service: Service) -> dict[str, Any]:
         "id": service.id,
         "name": service.name,
         "ports": [
-            {"port": str(port), "backends": [_backend(task, port) for task in service.tasks]}
+            {
+                "port": str(port),
+                "backends": [_backend(task, at) for task in service.tasks for at in task.targets(port)],
+            }
             for port in service.ports
         ],
     }
 
 
-def _backend(task: Task, port: Port) -> dict[str, Any]:
+def _backend(task: Task, port: int) -> dict[str, Any]:
     return {
         "address": task.address,
-        "port": task.port or port.target,
+        "port": port,
         "task": task.id,
         "name": task.name,
         "node": task.node,

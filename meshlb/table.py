@@ -55,6 +55,7 @@ class Table:
         BackendState.DRAINING
     )  # what a backend is that an earlier table had and this one has not
     masked: tuple[str, ...] = ()  # networks of clients whose own address tasks must not see
+    living: frozenset[str] = frozenset()  # ids of tasks that are not down, be they backends or not
 
 
 def build(snapshot: Snapshot) -> Table:
@@ -89,6 +90,7 @@ class Builder:
             _told(problems, MOST_PROBLEMS),
             snapshot.absent,
             snapshot.masked,
+            snapshot.living,
         )
 
     def _of(self, services: Iterable[Service], node: str) -> Iterator[_Made]:
@@ -141,7 +143,7 @@ def _make(service: Service, node: str) -> _Made:
     for port in service.ports:
         policy, complaints = _policy(service, port, settings, base)
         problems += complaints
-        backends = tuple(backend for task in tasks for backend in _backends(task, port, node))
+        backends = tuple(_backend(task, target, node) for task in tasks for target in task.targets(port))
         entries.append(Entry(port, service.name, policy, backends))
     problems += _unreachable(service) if entries else []
     return _Made(service, node, tuple(entries), _told(problems, MOST_OF_SERVICE, f"service {service.name}: "))
@@ -188,14 +190,6 @@ def _unreachable(service: Service) -> list[str]:
         for task in service.tasks
         if not is_address(task.address)
     ]
-
-
-def _backends(task: Task, port: Port, node: str) -> Iterator[Backend]:
-    """Where it listens, or may do so: one of them refuses then, and the other serves."""
-    yield _backend(task, task.port or port.target, node)
-    for former in task.former:
-        if (former.published, former.protocol) == (port.published, port.protocol):
-            yield _backend(task, former.target, node)
 
 
 def _backend(task: Task, port: int, node: str) -> Backend:

@@ -96,7 +96,7 @@ def _of_tasks(service: str, state: BackendState, backends: list[Backend]) -> Ite
 
 def of_ports(old: Iterable[PortStatus], new: Iterable[PortStatus]) -> Iterator[News]:
     """Ports that are served otherwise than before, or no more."""
-    before, after = ({status.port: status for status in each} for each in (old, new))
+    before, after = ({str(status.port): status for status in each} for each in (old, new))
     for port, status in after.items():
         if status != before.get(port):
             reason = f": {status.reason}" if status.reason else ""

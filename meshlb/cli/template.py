@@ -14,7 +14,7 @@ from typing import Any
 
 from meshlb.errors import ConfigError
 
-_TAG = re.compile(r"(?:\s*\{\{-\s|\{\{)\s*(.*?)\s*(?:\s-\}\}\s*|\}\})", re.DOTALL)
+_TAG = re.compile(r"(?:(?:\s|\\[nt])*\{\{-\s|\{\{)\s*(.*?)\s*(?:\s-\}\}(?:\s|\\[nt])*|\}\})", re.DOTALL)
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|\||[^\s|"`]+')
 _ESCAPES = {r"\t": "\t", r"\n": "\n"}  # as docker reads them outside of {{ }}; inside they are Go's
 _HEX = re.compile(r"(?<!\\)\\x([0-9a-fA-F]{2})")  # what JSON lacks of Go's escapes

@@ -117,6 +117,8 @@ class Keeper:
 
     def _start(self) -> None:
         self._started, self._served = self._clock(), False
+        # A signal that comes now waits until it is known whom to pass it on to.
+        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         pid = os.fork()
         if pid == 0:
             try:
@@ -126,8 +128,7 @@ class Keeper:
             finally:
                 os._exit(127)
         self.agent = pid
-        if self.ending:  # the signal came before there was whom to pass it on to
-            os.kill(pid, signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
 
     def _become_agent(self) -> None:
         names, fds = [name for name, _ in self.kept.values()], [fd for _, fd in self.kept.values()]
@@ -143,6 +144,7 @@ class Keeper:
             }
         for number in (*PASSED_ON, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         os.execve(self._command[0], self._command, {**os.environ, **told})  # noqa: S606  no shell is wanted
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:

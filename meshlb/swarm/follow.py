@@ -293,7 +293,7 @@ class Session:
             return self._without_lists(error)
         except EngineError as error:
             # The leader that the engine asks may have vanished. Whether the engine has, the next look tells.
-            self._lists_due = self._clock() + LISTS_EVERY
+            self._lists_due = self._tasks_due = self._clock() + LISTS_EVERY
             self.lists_problem = f"ports and labels may be out of date: {error}"
             return False
         self.lists_problem = ""
@@ -303,8 +303,8 @@ class Session:
 
     def _differs(self, lists: Lists | None) -> bool:
         """Whether gossip shows a service that a manager's lists lack, or no more of one that was removed."""
-        shown = {service.name for service in self._fresh.services}
-        return lists is not None and bool(shown - lists.services.keys() or lists.carried - shown)
+        fresh, shown = ({service.name for service in view.services} for view in (self._fresh, self._shown))
+        return lists is not None and bool(fresh - lists.services.keys() or lists.carried - shown)
 
     def _ask_tasks(self, now: float) -> bool:
         """On a manager, and while tasks may change: which of them are about to be stopped."""

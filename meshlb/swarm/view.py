@@ -445,6 +445,12 @@ def snapshot(
         namespace[1],
         own.address,
         BackendState.DOWN,  # a task stays in the view until its container has died
+        living=frozenset(
+            task.id
+            for service in view.services
+            for task in service.tasks
+            if states.get(task.id) is not BackendState.DOWN
+        ),
     )
 
 

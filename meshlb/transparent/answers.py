@@ -19,10 +19,7 @@ from meshlb.kernel.nft import TABLE, NftChild, NftError, own_table
 from meshlb.kernel.visit import Enter, visit
 
 NO_NFT = "nft is not there: install nftables"
-HEEDED = (
-    "src_valid_mark is set in Docker's namespace: nsenter --net=/run/docker/netns/ingress_sbox "
-    "sysctl -w net.ipv4.conf.all.src_valid_mark=0"
-)
+HEEDED = "{0} is set in Docker's namespace: nsenter --net=/run/docker/netns/ingress_sbox sysctl -w {0}=0"
 MARK = 0x4D4C0000  # of answers; the lower half is 0, see `task_ways`
 
 log = logging.getLogger(__name__)
@@ -122,13 +119,13 @@ def words(error: NftError | OSError) -> str:
 
 def _heed_no_marks() -> None:
     """Where marks count for who may have sent a packet (as wg-quick has it), answers are dropped."""
-    for place in (Path("/proc/sys/net/ipv4/conf") / name / "src_valid_mark" for name in ("default", "all")):
-        if place.read_text().strip() == "0":
-            continue
+    places = Path("/proc/sys/net/ipv4/conf").glob("*/src_valid_mark")
+    for place in (place for place in places if place.read_text().strip() != "0"):
         try:
             place.write_text("0")
         except OSError as error:
-            raise OSError(error.errno, HEEDED) from error
+            setting = f"net.ipv4.conf.{place.parent.name}.src_valid_mark"
+            raise OSError(error.errno, HEEDED.format(setting)) from error
 
 
 def _try_transparent() -> None:

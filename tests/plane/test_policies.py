@@ -316,7 +316,7 @@ def test_connections_of_a_living_task_outlive_its_port(mesh: Mesh, server: MakeS
     mesh.serve(task)
     client = served(mesh)
     moved = replace(task, port=free_port())
-    mesh.plane.apply(Table((mesh.entry(moved),), absent=BackendState.DOWN))
+    mesh.plane.apply(Table((mesh.entry(moved),), absent=BackendState.DOWN, living=frozenset({task.task})))
     client.sendall(b"y")
     assert client.recv(1) == b"y"
     client.close()

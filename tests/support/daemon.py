@@ -47,19 +47,21 @@ class Daemon:
         return [request for request in self.requests if (request.method, request.path) == (method, path)]
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-    table: Daemon
-
-
-class _TLSServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    daemon_threads = True
-    block_on_close = False
-    table: Daemon
-
+class _Silent(socketserver.ThreadingMixIn, socketserver.BaseServer):
     def handle_error(self, *_: Any) -> None:
         """Whoever is not let in is no news."""
+
+
+class _Server(_Silent, socketserver.UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    table: Daemon
+
+
+class _TLSServer(_Silent, socketserver.TCPServer):
+    daemon_threads = True
+    block_on_close = False
+    table: Daemon
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -41,6 +41,7 @@ SERVICE: dict[str, Any] = {
         ("a {{- .Spec.Name -}} b", "awebb"),
         ("a{{/* a comment */}}b", "ab"),
         ("{{.Spec.Init}} {{.None}} {{`raw`}}", "false <no value> raw"),
+        (r"a\n\t{{- .Spec.Name -}}\n b", "awebb"),
         (r'{{.ID}}{{"\n"}}{{"\t\x41"}}', "002g0gimp7rb\n\tA"),
         (r'{{join .Spec.Env "\n"}}', "A=1\nB=2"),
         ("", ""),

@@ -96,9 +96,19 @@ def test_an_error_that_stands_ends_the_waiting() -> None:
     # between two attempts the task has no error of its own; what the last one said still holds
     failed = _task(1, "rejected", "shutdown", err="No such image: x:latest")
     watch.frame(_service(1), [failed, _task(1, "ready", "ready")], NODES, 50)  # it was long in coming
+    again = failed | {"ID": "again"}
+    watch.frame(_service(1), [failed, again, _task(1, "ready", "ready")], NODES, 55)
     watch.frame(_service(1), [_task(1, "preparing")], NODES, 50 + PATIENCE)
     with pytest.raises(EngineError, match=r"does not get beyond 0 of 1 tasks: No such image: x:latest"):
         watch.frame(_service(1), [_task(1, "preparing")], NODES, 50 + PATIENCE + 0.1)
+
+
+def test_a_single_failure_does_not_end_the_waiting() -> None:
+    watch = Watch("web", 0)
+    watch.frame(_service(1), [_task(1, "preparing")], NODES, 0)
+    failed = _task(1, "failed", "shutdown", err="boom") | {"ID": "failed"}
+    for now in (40, 60, 100):
+        watch.frame(_service(1), [failed, _task(1, "preparing")], NODES, now)
 
 
 def test_an_error_whose_task_runs_since_does_not_end_the_waiting() -> None:

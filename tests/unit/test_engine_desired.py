@@ -49,7 +49,7 @@ def test_a_manager_that_does_not_list_its_tasks_drains_none(tmp_path: Path) -> N
 
 def test_lists_that_do_not_come_end_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine asks the leader for them, and that may have vanished."""
-    monkeypatch.setattr(docker_api, "TIMEOUT", 0.2)
+    monkeypatch.setattr(docker_api, "TIMEOUT", 1.0)
 
     async def scenario() -> None:
         with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
