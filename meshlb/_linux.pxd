@@ -181,8 +181,6 @@ cdef extern from *:
     #define load_relaxed(place) __atomic_load_n((place), __ATOMIC_RELAXED)
     #define store_relaxed(place, value) __atomic_store_n((place), (value), __ATOMIC_RELAXED)
 
-    #define bits_set(value) __builtin_popcountll(value)
-
     /* Whether what is read next is the byte that the peer marked as urgent. */
     static inline int at_mark(int fd) {
         int at = 0;
@@ -237,7 +235,6 @@ cdef extern from *:
     bint compare_exchange(uint64_t *place, uint64_t expected, uint64_t value) noexcept nogil
     bint compare_exchange_uint "compare_exchange" (uint32_t *place, uint32_t expected, uint32_t value) noexcept nogil
     int leading_zeros(uint64_t value) noexcept nogil  # not of 0
-    int bits_set(uint64_t value) noexcept nogil
     bint at_mark(int fd) noexcept nogil
     void reset_on_close(int fd) noexcept nogil
     void close_both(int one, int other) noexcept nogil

@@ -3,8 +3,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from meshlb cimport _linux as sys
-
 
 cdef void tried_in(tried_t *tried, uint64_t generation) noexcept nogil:
     """From here on it speaks of the table of this generation."""
