@@ -357,8 +357,8 @@ class Ports:
 class Targets:
     """Remembers what tasks were started with, where their service leads its ports elsewhere since.
 
-    Swarm replaces such tasks one by one; until then they listen where they did. Who has been told late of the
-    new ports cannot tell old tasks from new ones, so these are those that were seen before.
+    Swarm replaces such tasks one by one; until then they listen where they did. A task that was seen before
+    the change may listen at either: whoever is told late of the change has seen new ones, too.
     """
 
     def __init__(self) -> None:
