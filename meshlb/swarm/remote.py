@@ -7,6 +7,7 @@ connections, where others are left.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from meshlb.model import BackendState, Prepared, Remote, Service, Snapshot, Task
@@ -25,8 +26,21 @@ def lay_over(snapshot: Snapshot, remote: Remote) -> Snapshot:
     if remote.face.address and remote.face.namespace_id == snapshot.namespace_id:
         services = tuple(_faced(service, remote) for service in services)
     return replace(
-        snapshot, services=services, masked=_masked(remote), hindrances=_hindrances(remote, snapshot.node)
+        snapshot,
+        services=services,
+        masked=_masked(remote),
+        hindrances=_hindrances(remote, snapshot.node),
+        living=_living(snapshot, services, remote),
     )
+
+
+def _living(snapshot: Snapshot, services: Iterable[Service], remote: Remote) -> frozenset[str]:
+    """Without the tasks of dead nodes that have been left out."""
+    if not remote.dead:
+        return snapshot.living
+    tasks = (task for service in snapshot.services for task in service.tasks)
+    dead = {task.id for task in tasks if task.node in remote.dead}
+    return snapshot.living - (dead - {task.id for service in services for task in service.tasks})
 
 
 def _hindrances(remote: Remote, own: str) -> tuple[tuple[str, str], ...]:

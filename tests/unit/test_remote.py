@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from meshlb.model import BackendState, Face, Port, Prepared, Remote, Service, Snapshot, Task
@@ -52,6 +54,14 @@ def test_the_worst_that_is_known_counts(here: BackendState, there: BackendState)
     order = (UP, SUSPECTED, DRAINING, DOWN)
     found = lay_over(snapshot((ONE, here)), Remote({ONE: {"0": there}}, frozenset({ONE})))
     assert states(found) == {"0": max(here, there, key=order.index)}
+
+
+def test_the_tasks_of_a_dead_node_live_no_more_where_they_are_left_out() -> None:
+    living = frozenset("01x")
+    before = replace(snapshot((ONE, UP), (TWO, UP)), living=living)
+    assert lay_over(before, silent(TWO)).living == living
+    assert lay_over(before, silent(dead=(TWO,))).living == frozenset("0x")
+    assert lay_over(before, silent(dead=(ONE, TWO))).living == living, "no others are left"
 
 
 def test_the_tasks_of_a_dead_node_are_left_out_where_others_are_left() -> None:
