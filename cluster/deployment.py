@@ -30,6 +30,7 @@ from meshlb.cluster.order import natural
 from meshlb.cluster.resolve import resolved
 from meshlb.cluster.service import Sending
 from meshlb.cluster.spec import Changes, Json, changed
+from meshlb.config import BEYOND_DRAIN
 
 NAME = "meshlb-agent"
 HOST_ROOT = "/host"
@@ -41,7 +42,6 @@ MOUNTS = (  # in the order that a change would sort them in: to deploy again is 
     f"type=bind,source=/,target={HOST_ROOT},readonly,bind-propagation=rslave",
     "type=bind,source=/run,target=/run,bind-propagation=rslave",
 )
-BEYOND_DRAIN = 15  # seconds that a task may need to end besides those that its connections get
 _SECOND = 10**9
 
 

@@ -18,9 +18,8 @@ class JobWatch:
 
     def __init__(self, name: str, started: float) -> None:
         self._name = name
-        self._since = (
-            started  # when a task ran, one more was complete, or an error came that has stood since then
-        )
+        # When a task ran, one more was complete, or an error came that has stood since then.
+        self._since = started
         self._done, self._error = 0, ""
 
     def frame(self, service: Json, tasks: Iterable[Json], nodes: Collection[str], now: float) -> Frame:

@@ -155,7 +155,8 @@ def _check_again(container: Json, changes: Changes) -> None:
     """Whoever says how often to check no longer wants no check; the image says what."""
     if any(name.startswith("health-") for name in changes.values):
         check = container["Healthcheck"]
-        check["Test"] = [] if check.get("Test") == ["NONE"] else check.get("Test")
+        if check.get("Test") == ["NONE"]:
+            check["Test"] = []
 
 
 def _set(spec: Json, path: str, value: Any) -> None:

@@ -17,6 +17,7 @@ LOG_FORMATS = ("text", "json")
 LOOPS = ("auto", "uvloop", "asyncio")
 TAKEOVERS = ("auto", "always", "never")
 SOCKET = Path("/run/meshlb/agent.sock")
+BEYOND_DRAIN = 15.0  # seconds that an agent's end may take besides those that connections get (--drain)
 
 
 @dataclass(frozen=True, slots=True)

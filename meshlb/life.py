@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import meshlb
 from meshlb import access_log, logs
-from meshlb.config import Config
+from meshlb.config import BEYOND_DRAIN, Config
 from meshlb.elsewhere import Elsewhere
 from meshlb.errors import MeshError
 from meshlb.handover import systemd
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from meshlb.http.access import Access
 
-BEYOND_DRAIN = 15.0  # seconds that an end may take besides those that connections get
 PORTS_FIRST = 0.5  # seconds that the status page waits for the first table
 log = logging.getLogger("meshlb.agent")  # what is said is said of the agent
 AskStatus = Callable[[], Awaitable[Status]]

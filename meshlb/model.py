@@ -59,6 +59,11 @@ class Port:
     def __str__(self) -> str:
         return f"{self.published}/{self.protocol}"
 
+    @property
+    def key(self) -> tuple[int, Protocol]:
+        """What clients know of it: a number can be published once for each protocol."""
+        return self.published, self.protocol
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -90,8 +95,7 @@ class Task:
 
     def targets(self, port: Port) -> tuple[int, ...]:
         """Where it listens for a published port, or may do so: one of them refuses then."""
-        door = port.published, port.protocol
-        former = (one.target for one in self.former if (one.published, one.protocol) == door)
+        former = (one.target for one in self.former if one.key == port.key)
         return tuple(dict.fromkeys((self.port or port.target, *former)))
 
 

@@ -113,7 +113,7 @@ def _claimed(made: Iterable[_Made]) -> tuple[tuple[Entry, ...], list[str]]:
     entries: dict[tuple[int, str], Entry] = {}
     conflicts = []
     for service, entry in ((each.of.name, entry) for each in made for entry in each.entries):
-        holder = entries.get(key := (entry.port.published, entry.port.protocol))
+        holder = entries.get(key := entry.port.key)
         if holder is None:
             entries[key] = entry
         else:

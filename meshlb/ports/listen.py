@@ -362,7 +362,7 @@ class Listeners:
     def _redirect(self) -> None:
         docker = self._docker = self._takeover.docker_publishes()
         wanted = {
-            key(port): served.own for port, served in self._served.items() if _needs(port, served, docker)
+            port.key: served.own for port, served in self._served.items() if _needs(port, served, docker)
         }
         self._takeover.set({} if self._takeover.mode == "never" else wanted)
 
@@ -378,14 +378,14 @@ class Listeners:
                 PortState.FAILED,
                 f"{why}, and meshlb was told not to take over: start it with --takeover auto",
             )
-        if key(port) not in self._takeover.redirects:
+        if port.key not in self._takeover.redirects:
             return PortState.FAILED, f"{why}, and {self._takeover.problem}"
         remarks = (why, f"redirected to port {served.own}", _remark(served))
         return PortState.REDIRECTED, "; ".join(filter(None, remarks))
 
     def _why_docker_holds(self, port: Port) -> str:
         """The reason for a port that is in use by what we may take it from. Raises PortError for others."""
-        if key(port) in self._takeover.docker_publishes():
+        if port.key in self._takeover.docker_publishes():
             return "Swarm's own mesh holds it (chain DOCKER-INGRESS)"
         if any(
             served.own == port.published and other.protocol is port.protocol
@@ -408,14 +408,9 @@ def _distinct(sockets: Iterable[socket.socket]) -> Sockets:
     return tuple({os.fstat(each.fileno()).st_ino: each for each in sockets}.values())
 
 
-def key(port: Port) -> PublishedPort:
-    """A port as the takeover knows it."""
-    return port.published, port.protocol
-
-
 def _needs(port: Port, served: _Served, docker: frozenset[PublishedPort]) -> bool:
     """Whether connections reach our sockets only by a redirect."""
-    return served.own != port.published or key(port) in docker
+    return served.own != port.published or port.key in docker
 
 
 def _remark(served: _Served) -> str:

@@ -65,9 +65,7 @@ class Lists:
     problems: tuple[str, ...] = ()
     updating: bool = False  # a rolling update is under way
     stopping: frozenset[str] = frozenset()  # ids of tasks that are about to be stopped
-    carried: frozenset[str] = (
-        frozenset()
-    )  # names of services that have been removed, and of which tasks are left
+    carried: frozenset[str] = frozenset()  # names of removed services of which tasks are left
     jobs: frozenset[str] = frozenset()  # names of services whose tasks are to come to an end
 
 
@@ -310,19 +308,14 @@ def carry_lists(old: Lists | None, new: Lists, view: View) -> Lists:
     gone = {name: found for name, found in old.services.items() if name in shown and name not in new.services}
     if not gone:
         return new
-    taken = {_key(port) for service in new.services.values() for port in service.ports}
+    taken = {port.key for service in new.services.values() for port in service.ports}
     kept = {name: _without(found, taken) for name, found in gone.items()}
     return replace(new, services={**new.services, **kept}, carried=frozenset(kept))
 
 
 def _without(service: Service, taken: Collection[tuple[int, Protocol]]) -> Service:
     """A service without the ports that others have now."""
-    return replace(service, ports=tuple(port for port in service.ports if _key(port) not in taken))
-
-
-def _key(port: Port) -> tuple[int, Protocol]:
-    """A number can be published once for each protocol."""
-    return port.published, port.protocol
+    return replace(service, ports=tuple(port for port in service.ports if port.key not in taken))
 
 
 class Ports:
@@ -376,12 +369,12 @@ class Targets:
         ports: Mapping[str, Mapping[tuple[int, Protocol], Port]],
         tasks: Mapping[str, tuple[Port, ...]],
     ) -> Service:
-        now = self._ports[service.name] = {_key(port): port for port in service.ports}
+        now = self._ports[service.name] = {port.key: port for port in service.ports}
         was = ports.get(service.name, {})
         moved = tuple(was[key] for key, port in now.items() if key in was and was[key] != port)
         of_task = {task.id: (*tasks[task.id], *moved) if task.id in tasks else () for task in service.tasks}
         former = {
-            name: tuple(port for port in dict.fromkeys(found) if now.get(_key(port)) != port)
+            name: tuple(port for port in dict.fromkeys(found) if now.get(port.key) != port)
             for name, found in of_task.items()
         }
         self._tasks |= former

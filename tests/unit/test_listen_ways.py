@@ -14,7 +14,7 @@ from meshlb.errors import PortError
 from meshlb.kernel.nft import PublishedPort, Redirects
 from meshlb.model import Port, PortState, Protocol
 from meshlb.ports.holder import Holder
-from meshlb.ports.listen import Listeners, Opening, key, listening_sockets
+from meshlb.ports.listen import Listeners, Opening, listening_sockets
 from meshlb.ports.takeover import Takeover
 
 pytestmark = pytest.mark.usefixtures("given_back")
@@ -167,7 +167,7 @@ def test_the_same_number_of_tcp_and_udp_is_redirected_each_for_itself(free: Port
     takeover = FakeTakeover("always")
     listeners = listeners_of(takeover)
     both = [replace(free, protocol=protocol) for protocol in Protocol]
-    numbers = {key(port): own(opened(listeners, port)) for port in both}
+    numbers = {port.key: own(opened(listeners, port)) for port in both}
     assert takeover.redirects == numbers
 
 
