@@ -208,4 +208,6 @@ def is_refused(port: int) -> bool:
         connect(port).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it waited to be accepted while the listener was closed
+        return False
     return False
