@@ -143,6 +143,23 @@ def test_an_upgrade_fails_no_connection_and_is_watched_too(machine_with_systemd:
     assert machine.show(UNIT, "ActiveState") == "active"
 
 
+def test_a_stop_waits_for_as_long_as_the_drain(machine_with_systemd: Machine) -> None:
+    machine = machine_with_systemd
+    machine.write("/etc/default/meshlb-agent", "MESHLB_TAKEOVER=auto\nMESHLB_DRAIN=60\n")
+    machine.write("/run/systemd/system/meshlb-agent.service.d/soon.conf", "[Service]\nTimeoutStopSec=3\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", UNIT)
+    eventually(lambda: answers(machine), timeout=SOON, what="answers")
+    with EchoHold(f"{machine.node.address}:9000", count=4, seconds=100) as held:
+        machine.run("systemctl", "stop", "--no-block", UNIT)
+        machine.run("sleep", "8")  # longer than systemd waits by itself
+        kept = held.stop()
+    assert (kept.failures, kept.open_at_end) == ([], 4)
+    eventually(lambda: machine.show(UNIT, "ActiveState") == "inactive", timeout=SOON, what="the end")
+    assert machine.show(UNIT, "Result") == "success"
+    machine.run("systemctl", "start", UNIT)
+
+
 def test_nothing_is_left(machine_with_systemd: Machine) -> None:
     machine = machine_with_systemd
     assert machine.run(MESHLB, "agent", "uninstall") == "Removed /etc/systemd/system/meshlb-agent.service.\n"
