@@ -40,7 +40,7 @@ class Plan:
 
 def run(plan: Plan, output: Path) -> int:
     """Measure, and write after each stage: an interrupted run keeps what it has."""
-    results = Results(about("scripts/bench " + shlex.join(sys.argv[2:])))
+    results = Results(about("scripts/bench run " + shlex.join(sys.argv[2:])))
     problems: list[str] = []
     for number, (topology, cores) in enumerate(plan.stages):
         with stage(topology, cores, results, plan.seconds) as scene:

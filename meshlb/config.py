@@ -165,8 +165,20 @@ _OPTIONS = (
         show_default=True,
         help="How long established connections may go on after SIGTERM. A second SIGTERM ends at once.",
     ),
-    _option("--log-format", type=click.Choice(LOG_FORMATS), default=_DEFAULTS.log_format, show_default=True),
-    _option("--log-level", type=click.Choice(LEVELS), default=_DEFAULTS.log_level, show_default=True),
+    _option(
+        "--log-format",
+        type=click.Choice(LOG_FORMATS),
+        default=_DEFAULTS.log_format,
+        show_default=True,
+        help="Lines for people, or JSON for programs.",
+    ),
+    _option(
+        "--log-level",
+        type=click.Choice(LEVELS),
+        default=_DEFAULTS.log_level,
+        show_default=True,
+        help="What is logged: this and what is worse.",
+    ),
     _option(
         "--loop",
         type=click.Choice(LOOPS),

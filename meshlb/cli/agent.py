@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from meshlb.cli import agent_view
+from meshlb.cli import agent_view, firewall
 from meshlb.cli.agent_view import AgentView
 from meshlb.cli.ask import ask, connected, socket_option
 from meshlb.cli.deploy import deploy, undeploy
@@ -152,11 +152,16 @@ def install(only_print: bool, no_start: bool) -> None:
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", UNIT.name)
         click.echo("The agent runs: `meshlb agent status`, `meshlb ps`.")
+    for finding in firewall.closed(firewall.ruleset()):
+        click.echo(f"Note: {finding.text}: {finding.advice}.", err=True)
 
 
 @agent.command("uninstall", options_metavar="")
 def uninstall() -> None:
-    """End the agent of this node, and have systemd forget it. Swarm's own mesh serves again."""
+    """End the agent of this node, and have systemd forget it.
+
+    Swarm's own mesh serves again, where the kernel has IPVS.
+    """
     if not UNIT.exists():
         raise MeshError(f"there is no {UNIT}: nothing was installed")
     if shutil.which("systemctl"):

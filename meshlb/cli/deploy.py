@@ -116,7 +116,10 @@ def sentences(errors: Mapping[str, str], image: str) -> Iterable[str]:
 @click.command("undeploy", cls=Verb, options_metavar="")
 @click.pass_obj
 def undeploy(connection: Connection) -> None:
-    """End the agent on every node that `deploy` has put it on. Swarm's own mesh serves again."""
+    """End the agent on every node that `deploy` has put it on.
+
+    Swarm's own mesh serves again, where the kernel has IPVS.
+    """
     from meshlb.cluster import deployment  # noqa: PLC0415
     from meshlb.cluster import service as services  # noqa: PLC0415
 

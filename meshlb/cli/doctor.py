@@ -16,17 +16,19 @@ from typing import Any
 import click
 
 from meshlb import __version__
-from meshlb.cli import agent_view, ask, between
+from meshlb.cli import agent_view, ask, between, firewall
 from meshlb.cli.agent_view import AgentError, AgentView
 from meshlb.cli.probe import Finding, lines
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.errors import MeshError
 from meshlb.handover import agent_socket
 
-OLDEST = (4, 14)  # kernels: MSG_ZEROCOPY aside, what the data path uses was there
+OLDEST = (4, 14)  # kernels: what the data path uses was there
+REDIRECTS = (5, 12)  # nftables' tables with an owner, which redirect what Docker holds
 FEW_FILES = 65_536
 OPENSSL = "openssl"
 NOWHERE = ("", "None", "0.0.0.0", "127.0.0.1")  # noqa: S104  what managers say of nodes without an address
+ROOTFUL = "meshlb is for a Docker Engine that root runs on the node itself"
 VXLAN = 50  # bytes that an overlay's packets are longer than its own
 
 
@@ -36,7 +38,8 @@ VXLAN = 50  # bytes that an overlay's packets are longer than its own
 def doctor(ctx: click.Context, agent: AgentView) -> None:
     """Look at what this node needs to be part of a mesh, and say what to do about what it lacks."""
     info = _info(ctx.obj)
-    findings = [*kernel(os.uname().release), *tools(), *engine(info), *_certificate(info)]
+    findings = [*kernel(os.uname().release), *tools(), *firewall.closed(firewall.ruleset())]
+    findings += [*engine(info), *_certificate(info)]
     findings += [*_agent(agent), *_neighbours(info)]
     click.echo("\n".join(lines(findings)))
     bad = sum(finding.good is False for finding in findings)
@@ -70,7 +73,12 @@ def kernel(
         version >= OLDEST, f"kernel {release}", "" if version >= OLDEST else "use Linux 4.14 or later"
     )
     ipvs = (modules / "ip_vs").exists() or (proc / "net/ip_vs").exists()
-    if ipvs:
+    if ipvs and version < REDIRECTS:
+        text = (
+            "IPVS is there, so Docker holds the published ports; this kernel cannot redirect them to agents"
+        )
+        yield Finding(False, text, "use Linux 5.12 or later, or publish with mode=host")
+    elif ipvs:
         yield Finding(True, "IPVS is there: Swarm's own mesh works too, and agents go ahead of it")
     else:
         yield Finding(True, "IPVS is not loaded: Swarm's own mesh cannot work, agents can")
@@ -89,6 +97,10 @@ def engine(info: Mapping[str, Any] | MeshError) -> Iterator[Finding]:
         yield Finding(False, str(info), "without it the agent serves what it knows, and learns nothing new")
         return
     yield Finding(True, f"Docker Engine {info.get('ServerVersion')}, API {info.get('ApiVersion')}")
+    if "name=rootless" in (info.get("SecurityOptions") or ()):
+        yield Finding(False, "this engine is rootless: its Swarm has no part in this node's network", ROOTFUL)
+    if info.get("OperatingSystem") == "Docker Desktop":
+        yield Finding(False, "this engine is in Docker Desktop's virtual machine", ROOTFUL)
     swarm = info.get("Swarm") or {}
     state = str(swarm.get("LocalNodeState") or "inactive")
     role = "manager" if swarm.get("ControlAvailable") else "worker"

@@ -33,6 +33,33 @@ def ruleset() -> Sequence[Json]:
     return found if isinstance(found, list) else ()
 
 
+def closed(rules: Sequence[Json]) -> Iterator[Finding]:
+    """Chains that let in nobody whom no rule of theirs names: what a mesh wants to be told of (pure)."""
+    chains = [rule["chain"] for rule in rules if "chain" in rule]
+    refusing = {_table_and_chain(rule["rule"]) for rule in rules if "rule" in rule and _refuses(rule["rule"])}
+    names = [_name(chain) for chain in chains if _is_closed(chain, refusing)]
+    if names:
+        text = f"this node's firewall keeps out what no rule of it lets in ({'; '.join(names)})"
+        yield Finding(None, text, "let clients in to published ports: README, Network and firewall")
+
+
+def _is_closed(chain: Json, refusing: set[tuple[str, str, str]]) -> bool:
+    if chain.get("hook") != "input" or chain.get("table") == _OURS:
+        return False
+    name = (*_table(chain), str(chain.get("name")))
+    return chain.get("policy") == "drop" or name in refusing
+
+
+def _refuses(rule: Json) -> bool:
+    """Whether it refuses whatever comes as far as it."""
+    words = {word for one in rule.get("expr") or () if isinstance(one, dict) for word in one}
+    return bool(words & set(_DENIED)) and not words & {"match", "xt", "lookup", "limit"}
+
+
+def _table_and_chain(rule: Json) -> tuple[str, str, str]:
+    return (*_table(rule), str(rule.get("chain")))
+
+
 def findings(rules: Sequence[Json], port: int, protocol: str) -> Iterator[Finding]:
     """What keeps connections from other machines away from a port here, as far as rules tell (pure)."""
     chains = [rule["chain"] for rule in rules if "chain" in rule]
@@ -47,7 +74,7 @@ def findings(rules: Sequence[Json], port: int, protocol: str) -> Iterator[Findin
     for chain in chains:
         if chain.get("hook") == "input" and chain.get("policy") == "drop":
             text = f"this node's firewall drops what no rule accepts, and none names {port}/{protocol}"
-            advice = f"ufw allow {port}/{protocol}, or the like; a redirected port: see README, ufw"
+            advice = f"ufw allow {port}/{protocol}, or the like; redirected: README, Network and firewall"
             yield Finding(None, f"{text} ({_name(chain)})", advice)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from meshlb import __version__
+from meshlb import __version__, agent
 from meshlb.cli import main
 
 Page = tuple[str, click.Command]
@@ -30,11 +30,17 @@ def pages(command: click.Command = main, path: str = "meshlb") -> Iterator[Page]
                 yield from pages(found, f"{path} {name}")
 
 
+def every_page() -> Iterator[Page]:
+    """The verbs, and the agent itself."""
+    yield from pages()
+    yield "meshlb-agent", agent.main
+
+
 def markdown() -> str:
     """docs/cli.md."""
     parts = [
         "# The command\n\nWritten by `scripts/reference` from the parser; do not edit.\n",
-        *(_section(path, command) for path, command in pages()),
+        *(_section(path, command) for path, command in every_page()),
     ]
     return "\n".join(parts)
 
@@ -49,7 +55,7 @@ def _section(path: str, command: click.Command) -> str:
     if options:
         text += ["| option | |\n|---|---|"]
         text += [
-            f"| {' '.join(f'`{part}`' for part in flag.split(', '))} | {_cell(help_)} |"
+            f"| {' '.join(f'`{part}`' for part in _cell(flag).split(', '))} | {_cell(help_)} |"
             for flag, help_ in options
         ]
         text += [""]
@@ -115,7 +121,7 @@ def write(reference: Path, folder: Path | None = None) -> None:
     reference.write_text(markdown(), encoding="utf-8")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, command in pages():
+        for path, command in every_page():
             (folder / f"{path.replace(' ', '-')}.1").write_text(man(path, command), encoding="utf-8")
 
 

@@ -30,7 +30,7 @@ more than {MOST} backends the others have none (`meshlb_backends_left_out`). Val
 128 characters; what cannot be printed is escaped. Buckets end at 2^-14 s (61 µs), 2^-13 s, … 2^8 s (256 s).
 
 Of backends the times are summaries (`rate(…_sum) / rate(…_count)` is the mean): with buckets a port with 50
-backends would have 4,500 series instead of 750; the page shows quantiles of each.
+backends would have 4,350 series instead of 750; the page shows quantiles of each.
 
 **Workers.** Of 64 turns of a worker's loop one is timed: `64 * rate(meshlb_worker_turn_seconds_sum[1m])` is
 about the share of a core that it works, and a turn of many milliseconds is one that clients wait for.

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshlb.cli import VERBS, main
-from meshlb.cli.manual import man, markdown, pages, write
+from meshlb.cli.manual import every_page, man, markdown, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,14 +26,14 @@ def test_every_verb_has_its_page(tmp_path: Path) -> None:
     found = {page.name for page in (tmp_path / "man").iterdir()}
     verbs = {f"meshlb-{name}.1" for group in VERBS.values() for name in group}
     assert verbs | {"meshlb.1", "meshlb-service-create.1", "meshlb-node-ls.1"} <= found
-    for path, command in pages():
+    for path, command in every_page():
         assert command.help, path
 
 
 @pytest.mark.skipif(not shutil.which("man"), reason="needs man")
 def test_man_reads_the_pages(tmp_path: Path) -> None:
     page = tmp_path / "page.1"
-    for path, command in pages():
+    for path, command in every_page():
         page.write_text(man(path, command))
         done = subprocess.run(
             ["man", "--warnings", "-l", str(page)],

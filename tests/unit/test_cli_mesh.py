@@ -320,7 +320,15 @@ def bad(findings: Iterator[Finding]) -> list[str]:
 def test_doctor_s_findings(tmp_path: Path) -> None:
     assert bad(kernel("4.9.0", tmp_path, tmp_path)) == ["kernel 4.9.0"]
     assert bad(kernel("6.1.0-18-amd64", tmp_path, tmp_path)) == []
+    assert bad(kernel("5.10.0-30-amd64", tmp_path, tmp_path)) == []
+    (tmp_path / "ip_vs").mkdir()
+    (cannot,) = bad(kernel("5.10.0-30-amd64", tmp_path, tmp_path))
+    assert cannot.endswith("this kernel cannot redirect them to agents")
+    assert bad(kernel("6.1.0-18-amd64", tmp_path, tmp_path)) == []
     assert bad(engine(EngineError("no daemon"))) == ["no daemon"]
+    swarm = {"Swarm": {"LocalNodeState": "active"}}
+    assert len(bad(engine(swarm | {"SecurityOptions": ["name=seccomp", "name=rootless"]}))) == 1
+    assert len(bad(engine(swarm | {"OperatingSystem": "Docker Desktop"}))) == 1
     assert bad(engine({"Swarm": {"LocalNodeState": "locked"}})) == ["the node's place in a swarm is: locked"]
     old = engine({"Swarm": {"LocalNodeState": "active"}, "SystemTime": "2001-01-01T00:00:00.123456789Z"})
     assert bad(old)[0].startswith("the engine's clock and ours differ by ")

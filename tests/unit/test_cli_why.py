@@ -241,6 +241,33 @@ def test_a_rule_of_the_firewall_that_drops_the_port(right: Any) -> None:
     assert list(firewall.findings(rules, 80, "udp")) == []
 
 
+def refusal(*before: dict[str, Any]) -> dict[str, Any]:
+    expr = [*before, {"counter": {"packets": 0}}, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}]
+    return {"rule": {"family": "ip", "table": "filter", "chain": "INPUT", "expr": expr}}
+
+
+@pytest.mark.parametrize(
+    "rules", [[chain("INPUT", "drop")], [chain("INPUT", "accept"), rule("accept", 22), refusal()]]
+)
+def test_a_firewall_that_is_closed(rules: list[dict[str, Any]]) -> None:
+    (found,) = firewall.closed(rules)
+    assert (found.good, "README" in found.advice) == (None, True)
+    assert found.text.endswith("keeps out what no rule of it lets in (table ip filter, chain INPUT)")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        [chain("INPUT", "accept"), rule("drop", 25)],
+        [chain("INPUT", "accept"), refusal({"xt": {"type": "match", "name": "conntrack"}})],
+        [chain("FORWARD", "drop", hook="forward")],
+    ],
+)
+def test_a_firewall_that_is_open(rules: list[dict[str, Any]]) -> None:
+    assert list(firewall.closed(rules)) == []
+
+
 def test_a_firewall_that_drops_what_no_rule_accepts() -> None:
     (found,) = firewall.findings([chain("INPUT", "drop"), rule("accept", 22)], 80, "tcp")
     assert found.good is None
