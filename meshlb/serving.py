@@ -369,6 +369,8 @@ class Serving:
 
     async def _keep_orders(self) -> str:
         """Have those that hold now outlive this process. Gives what is against it, in words."""
+        if self.left:  # the file is the next agent's, who may have been given others
+            return ""
         try:
             async with asyncio.timeout(DISK), self._keeping:
                 return await asyncio.to_thread(self._book.keep, self.orders.told())

@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -20,6 +20,8 @@ from meshlb.counts import Statistics
 from meshlb.errors import ConfigError, EngineError, PortError
 from meshlb.life import run
 from meshlb.model import Counters, Port, PortState, PortStatus, Service, Snapshot, SourceStatus, Task
+from meshlb.orderbook import OrderBook
+from meshlb.orders import MISSING
 from meshlb.ports.inherited import Named
 from meshlb.process import Signals
 from meshlb.records import Ended
@@ -411,6 +413,31 @@ def test_a_busy_plane_does_not_keep_status_waiting(caplog: pytest.LogCaptureFixt
 
     lives(main)
     assert "the plane has been busy for a second" in caplog.text
+
+
+def test_orders_on_disk_are_the_next_agents_after_a_handover() -> None:
+    """Of a task that has gone the one before forgets its order; the new one may have got others since."""
+
+    kept = list[Mapping[str, str]]()
+
+    class Book(OrderBook):
+        def keep(self, orders: Mapping[str, str]) -> str:
+            kept.append(orders)
+            return ""
+
+    async def main() -> None:
+        async with Serving(Plane(), Book()) as serving:
+            serving.orders.adopt({"t": "drained"}, time.monotonic() - 2 * MISSING)
+            serving.offer(Snapshot())
+            await serving._look()
+            await serving._keep_orders()
+            assert kept == [{}]
+            await serving.leave()
+            serving.orders.adopt({"u": "paused"}, time.monotonic())
+            await serving._keep_orders()
+            assert kept == [{}]
+
+    lives(main)
 
 
 def test_pauses_follow_changes_and_failures_and_are_bounded() -> None:
