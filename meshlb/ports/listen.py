@@ -194,7 +194,11 @@ class Listeners:
         """
         served = _Served(port.published, listen=listen, addresses=self._chosen(port, listen))
         if found := self._inherited_of(port, served):
-            return self._adopted(port, count, served, *found)
+            try:
+                return self._adopted(port, count, served, *found)
+            except PortError:
+                self._store.drop([name_of(port)])  # what is closed here would go on listening there
+                raise
         if self._takeover.mode == "always":
             return self._redirected(port, count, replace(served, why=ALWAYS))
         try:
@@ -293,7 +297,8 @@ class Listeners:
 
     def _inherited_of(self, port: Port, served: _Served) -> tuple[int, ByAddress] | None:
         """The number and the sockets that are left for a port, where they are for its addresses and way."""
-        number, found = by_address(self._inherited.take(name_of(port)), port.protocol)
+        left = self._inherited.take(name_of(port))
+        number, found = by_address(left, port.protocol)
         if served.addresses == EVERYWHERE and ANYWHERE[0] in found and not has_ipv6():
             found = {"": found.pop(ANYWHERE[0])}
         way = "never" if number != port.published else "always"
@@ -301,6 +306,9 @@ class Listeners:
         for address in unwanted:
             for each in found.pop(address):
                 each.close()
+        if any(each.fileno() == -1 for each in left):
+            # Elsewhere they would listen on, and nobody accept. What is adopted is kept anew.
+            self._store.drop([name_of(port)])
         return (number, found) if found else None
 
     def _adopted(self, port: Port, count: int, served: _Served, number: int, found: ByAddress) -> Opening:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
 
 import pytest
 
+from meshlb.errors import PortError
 from meshlb.model import Port, PortState, Protocol
 from meshlb.ports.inherited import Inherited, by_address, name_of, place
 from meshlb.ports.listen import Listeners, listening_sockets
@@ -115,6 +117,34 @@ def test_addresses_that_have_none_get_new_ones_and_others_are_closed(left: Inher
         each.close()
 
 
+def test_what_a_port_does_not_want_leaves_the_store_too(left: Inherited) -> None:
+    """It would go on listening there, and nobody would accept."""
+    made = listening_sockets(0, 1, addresses=("127.0.0.1", "127.0.0.2"))
+    port, store = Port(made[0].getsockname()[1], 80), Store()
+    left.add([(name_of(port), made)])
+    opening = adopting(left, store=store).open(port, 1, ("127.0.0.2",))
+    assert store.said == [("drop", name_of(port), 0), ("keep", name_of(port), 1)]
+    opening.sockets[0].close()
+
+
+def test_a_port_that_cannot_be_served_leaves_the_store(
+    left: Inherited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = listening_sockets(0, 1, addresses=("127.0.0.1",))
+    port, store = Port(made[0].getsockname()[1], 80), Store()
+    left.add([(name_of(port), made)])
+    listeners = adopting(left, store=store)
+    monkeypatch.setattr("meshlb.ports.listen.listening_sockets", refuse)
+    with pytest.raises(PortError):
+        listeners.open(port, 1, ("127.0.0.1", "127.0.0.2"))
+    assert closed(made)
+    assert store.said == [("drop", name_of(port), 0)]
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EADDRINUSE, "in use")
+
+
 def test_what_waits_in_a_socket_is_there_for_who_adopts_it(left: Inherited) -> None:
     made = listening_sockets(0, 1)
     port = Port(made[0].getsockname()[1], 80)
@@ -155,7 +185,9 @@ def test_a_number_of_its_own_is_not_adopted_where_nothing_may_be_redirected(left
     (free,) = numbers(other := listening_sockets(0, 1))
     other[0].close()
     left.add([("tcp." + str(free), made)])
-    (fresh,) = adopting(left).open(Port(free, 80), 1).sockets
+    store = Store()
+    (fresh,) = adopting(left, store=store).open(Port(free, 80), 1).sockets
     assert fresh.getsockname()[1] == free
     assert closed(made)
+    assert store.said[0] == ("drop", f"tcp.{free}", 0)
     fresh.close()
