@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import secrets
 import select
 import subprocess
@@ -24,6 +25,7 @@ PublishedPort = tuple[int, Protocol]
 Redirects = Mapping[PublishedPort, int]
 
 TABLE = "inet meshlb"  # what the names of all agents' tables begin with
+OWNED = (5, 12)  # the first Linux with tables that belong to a process
 PATIENCE = 5.0  # seconds that one transaction may take; the usual one takes milliseconds
 
 
@@ -34,6 +36,14 @@ class NftError(Exception):
 def own_table() -> str:
     """A name that no other agent's table has."""
     return f"{TABLE}_{secrets.token_hex(4)}"
+
+
+def too_old(error: NftError | OSError) -> str:
+    """What is needed where nft was refused a table by a kernel whose tables belong to nobody; else empty."""
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    refused = isinstance(error, NftError) and re.search("not supported|Invalid argument", str(error))
+    old = release is not None and tuple(map(int, release.groups())) < OWNED
+    return "Linux 5.12 or newer is needed" if refused and old else ""
 
 
 def creation(table: str, redirects: Redirects) -> str:

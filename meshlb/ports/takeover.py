@@ -21,7 +21,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
-from meshlb.kernel.nft import NftChild, NftError, PublishedPort, Redirects, change, creation, own_table
+from meshlb.kernel.nft import (
+    NftChild,
+    NftError,
+    PublishedPort,
+    Redirects,
+    change,
+    creation,
+    own_table,
+    too_old,
+)
 from meshlb.ports.ingress import IngressRules
 
 MODES = ("auto", "always", "never")
@@ -46,8 +55,8 @@ def explained(error: NftError | OSError) -> str:
         return (
             "nft is not installed, so ports that Docker holds cannot be redirected: apt-get install nftables"
         )
-    if "not supported" in text:
-        return f"nft refused the table of redirects ({text}): Linux 5.12 or newer is needed"
+    if needed := too_old(error):
+        return f"nft refused the table of redirects ({text}): {needed}"
     return f"ports that Docker holds cannot be redirected: {text}"
 
 

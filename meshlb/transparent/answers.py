@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from meshlb.kernel import routing, sockets
-from meshlb.kernel.nft import TABLE, NftChild, NftError, own_table
+from meshlb.kernel.nft import TABLE, NftChild, NftError, own_table, too_old
 from meshlb.kernel.visit import Enter, visit
 
 NO_NFT = "nft is not there: install nftables"
@@ -102,7 +102,7 @@ class Answers:
         return child
 
     def _fault(self, error: NftError | OSError) -> None:
-        problem = words(error)
+        problem = ": ".join(filter(None, (words(error), too_old(error))))
         if problem != self.problem:
             log.warning("clients' own addresses cannot be shown from this node: %s", problem)
         self.problem = problem

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from meshlb.kernel.nft import NftChild, NftError, change, creation
 from meshlb.model import Protocol
 from meshlb.ports.ingress import IngressRules
 from meshlb.ports.takeover import ENDED, Takeover, has_net_admin
+from meshlb.transparent.answers import Answers
 
 TCP80, TCP443, UDP53 = (80, Protocol.TCP), (443, Protocol.TCP), (53, Protocol.UDP)
 
@@ -159,17 +161,38 @@ def test_a_refusal_is_explained_and_not_repeated_at_once(world: World) -> None:
     assert world.takeover.problem == ""
 
 
+NEEDED = "Linux 5.12 or newer is needed"
+
+
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("release", "error", "says"),
     [
-        ("Could not process rule: Operation not supported", "Linux 5.12 or newer is needed"),
-        ("nft has not answered for 5 s", "cannot be redirected: nft has not answered for 5 s"),
+        ("5.10.0-28-amd64", "Could not process rule: Invalid argument", NEEDED),
+        ("4.19.0", "Could not process rule: Operation not supported", NEEDED),
+        ("6.1.0-13", "Could not process rule: Invalid argument", "cannot be redirected: Could not process"),
+        ("5.10.0", "nft has not answered for 5 s", "cannot be redirected: nft has not answered for 5 s"),
     ],
 )
-def test_refusals_say_what_to_do(world: World, error: str, says: str) -> None:
+def test_refusals_say_what_to_do(
+    world: World, monkeypatch: pytest.MonkeyPatch, release: str, error: str, says: str
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
     world.error = error
     world.takeover.set({TCP80: 1})
     assert says in world.takeover.problem
+
+
+def test_an_old_kernel_shows_no_clients_addresses_either(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*_: object) -> None:
+        raise NftError("Could not process rule: Invalid argument")
+
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="5.10.0"))
+    monkeypatch.setattr("meshlb.transparent.answers.visit", refused)
+    answers = Answers(lambda *_: None)
+    assert not answers.open(tmp_path)
+    assert NEEDED in answers.problem
 
 
 def test_a_refused_change_gives_everything_back_and_starts_anew(world: World) -> None:
