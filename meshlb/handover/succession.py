@@ -53,7 +53,8 @@ class Serving(Protocol):
 class Predecessor:
     """The agent that runs, as the one that takes over from it sees it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, path: Path, sock: socket.socket) -> None:
+        self._path = path
         self._talk = Conversation(sock)
         self.name = self._talk.name
         self._process = _pidfd(self._talk.pid)
@@ -62,12 +63,22 @@ class Predecessor:
     def find(cls, path: Path) -> Predecessor | None:
         """None where none runs; it is refused to us by a MeshError. Blocks for seconds at most."""
         sock = connect(path)
-        return None if sock is None else cls(sock)
+        return None if sock is None else cls(path, sock)
 
     async def take(self) -> list[Named]:
         """Its sockets, on which it goes on serving. From here on its table stands still."""
-        await asyncio.to_thread(self._talk.say, "hello", release=meshlb.__version__)
+        await asyncio.to_thread(self._greet)
         return await asyncio.to_thread(self._talk.take)
+
+    def _greet(self) -> None:
+        """On a new connection: whoever says nothing for seconds is hung up on, as we may have been."""
+        sock = connect(self._path)
+        if sock is None:
+            raise HandoverError(f"the running agent ({self.name}) has ended: start this one again")
+        self.close()
+        self._talk = Conversation(sock)
+        self.name, self._process = self._talk.name, _pidfd(self._talk.pid)
+        self._talk.say("hello", release=meshlb.__version__)
 
     @property
     def orders(self) -> object:

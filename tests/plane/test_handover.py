@@ -284,7 +284,9 @@ class Old(threading.Thread):
         self.place.listener.setblocking(True)
 
     def run(self) -> None:
+        looks, _ = self.place.listener.accept()
         sock, _ = self.place.listener.accept()
+        looks.close()
         with Conversation(sock) as new:
             steps: list[Callable[[], object]] = [
                 lambda: new.hear("hello"),

@@ -22,7 +22,7 @@ from meshlb.handover import agent_socket
 from meshlb.handover import giving as handover
 from meshlb.handover.agent_socket import AgentSocket, RunningError, claim, connect, peer
 from meshlb.handover.giving import Conversation, HandoverError
-from meshlb.handover.succession import ASKING, Heirs
+from meshlb.handover.succession import ASKING, Heirs, Predecessor
 from meshlb.ports.inherited import Named
 
 
@@ -172,6 +172,34 @@ def test_another_user_is_refused(place: AgentSocket, path: Path, monkeypatch: py
         await asyncio.wait([heirs])
 
     asyncio.run(main())
+
+
+def test_who_knows_late_what_to_serve_is_heard_nevertheless(
+    place: AgentSocket, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has found the agent before it, and says nothing for longer than that listens to the silent."""
+    monkeypatch.setattr("meshlb.handover.succession.SOON", 0.1)
+
+    async def main() -> None:
+        heirs = asyncio.create_task(Heirs(Serving(), list).run(place.listener))
+        found = await asyncio.to_thread(Predecessor.find, path)
+        assert found is not None
+        await asyncio.sleep(0.3)
+        assert await found.take() == []
+        assert found.orders == {"t1": "paused"}
+        found.close()
+        heirs.cancel()
+        await asyncio.wait([heirs])
+
+    asyncio.run(main())
+
+
+def test_one_that_has_ended_meanwhile_hands_nothing_over(place: AgentSocket, path: Path) -> None:
+    found = Predecessor.find(path)
+    assert found is not None
+    place.close()
+    with contextlib.closing(found), pytest.raises(HandoverError, match=rf"process {os.getpid()}\) has ended"):
+        asyncio.run(found.take())
 
 
 def test_an_end_breaks_a_handover_off_that_is_not_decided(place: AgentSocket, path: Path) -> None:
