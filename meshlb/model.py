@@ -121,7 +121,8 @@ class Snapshot:
     earlier snapshot and is not in this one: `down` where the source lists tasks until they have died.
     `masked` are networks of clients whose own address tasks must not see, `hindrances` by nodes' addresses
     what keeps tasks there from seeing them; that of this node itself keeps all. `living` are the ids of all
-    tasks that are not down, those to which no port leads any more included.
+    tasks that are not down, those to which no port leads any more included. `pending` says that it is empty
+    only because nothing is known yet.
     """
 
     services: tuple[Service, ...] = ()
@@ -134,6 +135,7 @@ class Snapshot:
     masked: tuple[str, ...] = ()
     hindrances: tuple[tuple[str, str], ...] = ()
     living: frozenset[str] = frozenset()
+    pending: bool = False
 
 
 @dataclass(frozen=True, slots=True)

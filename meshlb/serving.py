@@ -114,7 +114,7 @@ class Serving:
         self.ports: tuple[PortStatus, ...] = ()
         self.problems: tuple[str, ...] = ()
         self.draining = False
-        self.offered = asyncio.Event()  # set once there is a snapshot to serve
+        self.offered = asyncio.Event()  # set once it is known what to serve
         self.first = asyncio.Event()  # set once a snapshot is served
         self.still = asyncio.Lock()  # whoever holds it keeps the plane as it is
         self.left = False  # another agent serves the ports
@@ -162,7 +162,8 @@ class Serving:
     def offer(self, snapshot: Snapshot) -> None:
         """Serve this snapshot; one that was offered before and is not served yet is forgotten."""
         self._newest = snapshot
-        self.offered.set()
+        if not snapshot.pending:
+            self.offered.set()
         self._wake.set()
 
     def fault(self, part: str, sentence: str) -> None:

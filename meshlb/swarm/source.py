@@ -236,7 +236,7 @@ class _Follower:
         if isinstance(state, NotInSwarm):
             self._known = Known(self._known.membership)
         if isinstance(state, NotInSwarm) or not self._published:
-            self._send(Snapshot())
+            self._send(Snapshot(pending=isinstance(state, NotReady)))
         return RECHECK
 
     def _lost(self, error: EngineError) -> float:

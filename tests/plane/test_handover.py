@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -16,12 +17,21 @@ import pytest
 from agent_process import START, Agent, Load, Talks, free_port, is_refused
 from datagrams import UdpServer, ask
 from datagrams import client as udp_client
+from fake_engine import FakeEngine
 from mesh import Server, echo
 from waiting import eventually
 
+from meshlb.config import Config
 from meshlb.handover.agent_socket import claim
 from meshlb.handover.agent_socket import connect as ask_agent
 from meshlb.handover.giving import SOON, Conversation, HandoverError
+from meshlb.handover.place import Place
+from meshlb.life import run
+from meshlb.plane import Plane
+from meshlb.ports.listen import Listeners
+from meshlb.ports.takeover import Takeover
+from meshlb.process import Signals
+from meshlb.swarm.source import SwarmSource
 
 
 @pytest.fixture
@@ -251,6 +261,33 @@ def test_a_new_agent_that_cannot_start_changes_nothing(node: Agent, tmp_path: Pa
     bad.write_text("[[port]]\npublished = 99999\n")
     assert node.begin("--replace", "--config", str(bad)).wait(START) == 1
     assert f"{bad}:1: this [[port]] has no backends" in node.said()
+    goes_on(node)
+
+
+@pytest.mark.parametrize(
+    ("swarm", "why"),
+    [("locked", "this node's swarm is locked: run docker swarm unlock"), ("pending", "not a working part")],
+)
+def test_a_new_agent_whose_engine_shows_nothing_yet_does_not_take_over(
+    node: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swarm: str, why: str
+) -> None:
+    node.start()
+    monkeypatch.setattr("meshlb.handover.place.FIRST", 2.0)
+    with FakeEngine(tmp_path / "docker.sock") as engine, Load(node.port) as load:
+        engine.answers["info"] = {"Swarm": {"LocalNodeState": swarm}}
+        place = Place(node.file.parent / "agent.sock")
+        place.claim(replace=True)
+        config = Config(http="", state_dir=None)
+        plane = Plane(1, listeners=Listeners(Takeover("never")))
+
+        async def new() -> None:
+            async with asyncio.timeout(START):
+                await run(config, SwarmSource(engine.url), plane, Signals(), place=place)
+
+        with pytest.raises(HandoverError, match=rf"there is nothing to serve yet \(.*{why}"):
+            asyncio.run(new())
+        place.close()
+    assert load.failures == []
     goes_on(node)
 
 

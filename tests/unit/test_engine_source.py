@@ -738,7 +738,7 @@ def test_no_ingress_network(fake: FakeEngine) -> None:
         networks, fake.answers["networks"] = fake.answers["networks"], []
         async with watch(fake.url) as watcher:
             await watcher.problem("docker network create --ingress --driver overlay ingress")
-            assert await watcher.first() == Snapshot()
+            assert await watcher.first() == Snapshot(pending=True)
             fake.answers["networks"] = networks
             await watcher.well()
             await watcher.until(lambda: watcher.seen[-1].services, "services")
