@@ -89,7 +89,7 @@ async def run(
 ) -> None:
     """Serve what the source says until a signal asks to stop or another agent takes over, then drain."""
     serving, place = Serving(plane, OrderBook(config.state_dir), access_log.write), place or Place()
-    elsewhere = elsewhere or Elsewhere()
+    elsewhere, upgrade = elsewhere or Elsewhere(), Upgrade(signals.upgrade)
 
     async def status() -> Status:
         return await serving.status(source.status())
@@ -109,7 +109,6 @@ async def run(
                 page = _status_page(config, serving, status, sockets, access=access, elsewhere=elsewhere)
                 await doors.enter_async_context(page)
                 await doors.enter_async_context(others.channel())
-                upgrade = Upgrade(signals.upgrade)
                 upgrading = group.create_task(upgrade.run())
                 heir = await unless(signals.stop, place.give(serving, signals.commands()))
                 upgrading.cancel()

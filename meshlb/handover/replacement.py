@@ -9,9 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from meshlb.errors import MeshError
+from meshlb.handover import environment
 
 LONGEST = 60.0  # seconds that it may need to take over
 PATIENCE = 10.0  # seconds until the process is there
@@ -43,6 +44,9 @@ class Upgrade:
     def __init__(self, asked: asyncio.Event) -> None:
         self.pid = 0  # of the last one that was started
         self._asked = asked
+        self._from_file: dict[str, str] = {}  # what the unit's file had said when this agent began
+        with contextlib.suppress(OSError):
+            self._from_file = environment.from_file(os.environ)
 
     async def run(self) -> None:
         """Start one each time; what goes wrong is told, and this agent serves on."""
@@ -50,7 +54,7 @@ class Upgrade:
             await self._asked.wait()
             self._asked.clear()
             try:
-                self.pid = await start(command())
+                self.pid = await start(command(), self._from_file)
                 log.info("process %d starts, to take over", self.pid)
                 await ended(self.pid, LONGEST)
                 log.error("the new agent has not taken over, its messages say why; this one serves on")
@@ -58,19 +62,22 @@ class Upgrade:
                 log.error("%s; this one serves on", error)
 
 
-async def start(words: list[str]) -> int:
-    """Start it; its process id."""
+async def start(words: list[str], from_file: Mapping[str, str]) -> int:
+    """Start it, in our environment but for what the unit's file said before; its process id."""
     try:
-        return await asyncio.to_thread(_started, words)
+        return await asyncio.to_thread(_started, words, from_file)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise ReplacementError(f"a new agent cannot be started: {error}") from None
 
 
-def _started(words: list[str]) -> int:
+def _started(words: list[str], from_file: Mapping[str, str]) -> int:
+    own = environment.renewed(os.environ, from_file)
     hear, tell = os.pipe2(os.O_CLOEXEC)
     try:
         helper = [sys.executable, "-I", "-S", "-c", _START, str(tell), *words]
-        subprocess.run(helper, stdin=subprocess.DEVNULL, pass_fds=[tell], timeout=PATIENCE, check=True)
+        subprocess.run(
+            helper, stdin=subprocess.DEVNULL, pass_fds=[tell], timeout=PATIENCE, check=True, env=own
+        )
         return int(os.read(hear, 100))
     finally:
         os.close(hear)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -388,6 +389,34 @@ def test_sigusr2_has_an_agent_start_its_own_replacement(node: Agent) -> None:
     subprocess.run(["kill", str(pid)], check=True)
     eventually(lambda: is_refused(node.port), timeout=START, what="the replacement to end")
     eventually(lambda: not Path(f"/proc/{pid}").exists(), timeout=START, what="its end")
+
+
+def test_a_replacement_has_the_options_that_the_units_file_says_now(
+    node: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "meshlb-agent"
+    file.write_text("MESHLB_DRAIN=5\n")
+    unit = {"MESHLB_ENVIRONMENT_FILE": str(file), "MESHLB_DRAIN": "5", "MESHLB_LOG_LEVEL": "debug"}
+    for name, value in unit.items():
+        monkeypatch.setenv(name, value)
+    node.start()
+    file.write_text("MESHLB_LINGER=77\n")
+    node.signal(signal.SIGUSR2)
+    eventually(lambda: "has taken over" in node.said(), timeout=START, what="the replacement")
+    pid = int(node.said().partition(" has taken over")[0].rpartition("process ")[2])
+    try:
+        found = environment_of(pid)
+        del unit["MESHLB_DRAIN"]
+        assert found.items() >= (unit | {"MESHLB_LINGER": "77"}).items()
+        assert "MESHLB_DRAIN" not in found
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), timeout=START, what="its end")
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.split("=", 1) for line in lines if line)
 
 
 def test_a_replacement_that_fails_is_told_and_the_agent_serves_on(node: Agent) -> None:
