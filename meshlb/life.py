@@ -110,7 +110,8 @@ async def run(
                 await doors.enter_async_context(page)
                 await doors.enter_async_context(others.channel())
                 upgrading = group.create_task(upgrade.run())
-                heir = await unless(signals.stop, place.give(serving, signals.commands()))
+                failures = {"upgrade": upgrade.failure}
+                heir = await unless(signals.stop, place.give(serving, signals.commands(), failures))
                 upgrading.cancel()
                 if heir is not None:
                     preparing.cancel()

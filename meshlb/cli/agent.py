@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -14,13 +15,14 @@ import click
 
 from meshlb.cli import agent_view, firewall
 from meshlb.cli.agent_view import AgentView
-from meshlb.cli.ask import ask, connected, socket_option
+from meshlb.cli.ask import answered, ask, asked_of, connected, socket_option
 from meshlb.cli.deploy import deploy, undeploy
 from meshlb.cli.program import Verbs
 from meshlb.cli.secret import asked
 from meshlb.cli.template import Template
 from meshlb.cli.unit import unit
 from meshlb.errors import MeshError
+from meshlb.handover.giving import Conversation, HandoverError
 from meshlb.http import users
 
 UNIT = Path("/etc/systemd/system/meshlb-agent.service")
@@ -81,24 +83,28 @@ def reload(socket_: Path) -> None:
 @socket_option
 def upgrade(socket_: Path) -> None:
     """Replace the agent by the release that is installed, without losing a connection."""
+    place = _stamp(socket_)
     with connected(socket_) as talk:
         before, name = talk.pid, talk.name
-    if not before:
-        raise MeshError(f"the agent is {name}: `meshlb agent deploy --image IMAGE` replaces it, on all nodes")
-    place = _stamp(socket_)
-    ask(socket_, "upgrade")
-    try:
-        now = _successor(socket_, before, place)
-    except KeyboardInterrupt:
-        click.echo("\nThe new agent goes on starting in the background: `meshlb agent status`.", err=True)
-        raise
+        if not before:
+            deploy = "`meshlb agent deploy --image IMAGE` replaces it, on all nodes"
+            raise MeshError(f"the agent is {name}: {deploy}")
+        asked_of(talk, "upgrade")
+        try:
+            now = _successor(socket_, talk, place)
+        except KeyboardInterrupt:
+            told = "\nThe new agent goes on starting in the background: `meshlb agent status`."
+            click.echo(told, err=True)
+            raise
     click.echo(f"Process {now} has taken over; {before} ends with its last connection.")
 
 
-def _successor(socket_: Path, before: int, place: tuple[int, int]) -> int:
-    """The process that has taken over."""
-    end = time.monotonic() + UPGRADE
+def _successor(socket_: Path, talk: Conversation, place: tuple[int, int]) -> int:
+    """The process that has taken over from the one that was asked, which may tell a failure."""
+    before, end = talk.pid, time.monotonic() + UPGRADE
     while time.monotonic() < end:
+        with contextlib.suppress(HandoverError):  # it has said nothing more, or has gone
+            answered(talk, 0)
         # Whoever asks at the socket could be taken for the new agent: only a new socket is looked at.
         now = _who(socket_) if _stamp(socket_) not in ((0, 0), place) else before
         if now != before:

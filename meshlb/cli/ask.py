@@ -35,8 +35,18 @@ def usual() -> Path:
 def ask(path: Path, word: str, **details: object) -> str:
     """The agent's sentence; MeshError with its words when it refuses."""
     with connected(path) as talk:
-        talk.say(word, (), **details)
-        answer = talk.hear("answer", PATIENCE)
+        return asked_of(talk, word, **details)
+
+
+def asked_of(talk: Conversation, word: str, **details: object) -> str:
+    """The same of an agent that is connected already."""
+    talk.say(word, (), **details)
+    return answered(talk, PATIENCE)
+
+
+def answered(talk: Conversation, seconds: float) -> str:
+    """The next thing that it says; MeshError when it refuses."""
+    answer = talk.hear("answer", seconds)
     text = str(answer.get("text"))
     if not answer.get("good"):
         raise MeshError(text)

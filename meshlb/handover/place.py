@@ -15,7 +15,7 @@ from meshlb.errors import MeshError
 from meshlb.handover import agent_socket
 from meshlb.handover.agent_socket import AgentSocket
 from meshlb.handover.giving import READY, Conversation, HandoverError
-from meshlb.handover.succession import Commands, Heirs, Predecessor
+from meshlb.handover.succession import Commands, Failures, Heirs, Predecessor
 from meshlb.ports.inherited import Inherited, Named, NoStore, Store
 from meshlb.serving import Serving
 
@@ -81,15 +81,16 @@ class Place:
         self._predecessor = None
         await self._claim_after()
 
-    async def give(self, serving: Serving, commands: Commands) -> Conversation:
+    async def give(self, serving: Serving, commands: Commands, failures: Failures) -> Conversation:
         """Wait for an agent that takes over; from then on nothing that listens is ours any more.
 
-        What else may be asked for meanwhile are `commands`.
+        What else may be asked for meanwhile are `commands`, some of which may fail later.
         """
         if self._socket is None:
             await asyncio.Event().wait()
         assert self._socket is not None  # noqa: S101  one waits for ever without
-        return await Heirs(serving, lambda: self._doors, commands).run(self._socket.listener)
+        heirs = Heirs(serving, lambda: self._doors, commands, failures)
+        return await heirs.run(self._socket.listener)
 
     async def tidy(self, serving: Serving) -> None:
         """Close what we have inherited and have no use for."""

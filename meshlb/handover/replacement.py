@@ -44,6 +44,7 @@ class Upgrade:
     def __init__(self, asked: asyncio.Event) -> None:
         self.pid = 0  # of the last one that was started
         self._asked = asked
+        self._failed = set[asyncio.Future[str]]()  # who waits to hear of it
         self._from_file: dict[str, str] = {}  # what the unit's file had said when this agent began
         with contextlib.suppress(OSError):
             self._from_file = environment.from_file(os.environ)
@@ -57,9 +58,25 @@ class Upgrade:
                 self.pid = await start(command(), self._from_file)
                 log.info("process %d starts, to take over", self.pid)
                 await ended(self.pid, LONGEST)
-                log.error("the new agent has not taken over, its messages say why; this one serves on")
+                self._fail("the new agent has not taken over, the log says why")
             except MeshError as error:
-                log.error("%s; this one serves on", error)
+                self._fail(str(error))
+
+    async def failure(self) -> str:
+        """Why the next one to be started has not taken over, once that is so."""
+        failed = asyncio.get_running_loop().create_future()
+        self._failed.add(failed)
+        try:
+            return str(await failed)
+        finally:
+            self._failed.discard(failed)
+
+    def _fail(self, why: str) -> None:
+        sentence = f"{why}; process {os.getpid()} serves on"
+        log.error("%s", sentence)
+        for each in self._failed:
+            if not each.done():
+                each.set_result(sentence)
 
 
 async def start(words: list[str], from_file: Mapping[str, str]) -> int:

@@ -8,7 +8,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -24,6 +24,7 @@ ASKING = 8  # who may ask at a time
 
 log = logging.getLogger(__name__)
 Commands = Mapping[str, Callable[[], str]]  # by their words; each gives a sentence
+Failures = Mapping[str, Callable[[], Awaitable[str]]]  # by the same words: what goes wrong later, if it does
 
 
 class Serving(Protocol):
@@ -131,8 +132,9 @@ class Heirs:
         serving: Serving,
         doors: Callable[[], Iterable[Named]],
         commands: Commands = MappingProxyType({}),
+        failures: Failures = MappingProxyType({}),
     ) -> None:
-        self._serving, self._doors, self._commands = serving, doors, commands
+        self._serving, self._doors, self._commands, self._failures = serving, doors, commands, failures
         self._heir: Conversation | None = None
         self._task: asyncio.Task[None] | None = None
         self._asking = set[asyncio.Task[None]]()  # who has not said yet what for
@@ -194,7 +196,7 @@ class Heirs:
         if message["word"] == "order":
             await self._order(talk, message)
         elif message["word"] in self._commands:
-            self._command(talk, str(message["word"]))
+            await self._command(talk, str(message["word"]))
         elif talk.user not in (0, os.geteuid()):
             _refuse(talk, f"user {talk.user} may not ask this; root may")
         elif self._heir is not None:
@@ -210,10 +212,12 @@ class Heirs:
             with contextlib.suppress(HandoverError):
                 talk.say("answer", good=good, text=text)
 
-    def _command(self, talk: Conversation, word: str) -> None:
+    async def _command(self, talk: Conversation, word: str) -> None:
         """Ask another part of the agent to do it; whoever may connect may."""
         with contextlib.closing(talk), contextlib.suppress(HandoverError):
             talk.say("answer", good=True, text=self._commands[word]())
+            if word in self._failures:
+                talk.say("answer", good=False, text=await self._failures[word]())
 
     async def _obey(self, asked: Mapping[str, object]) -> tuple[bool, str]:
         words = str(asked.get("verb")), str(asked.get("backend"))

@@ -85,6 +85,20 @@ def test_reload_and_upgrade(node: Agent, run: Run) -> None:
         eventually(lambda: _is_over(match[1]), timeout=START, what="the new agent to be gone")
 
 
+def test_an_upgrade_that_fails_is_told_as_soon_as_it_has(node: Agent, run: Run) -> None:
+    assert node.process is not None
+    away = node.file.rename(node.file.with_suffix(".away"))  # the new one will not find it
+    refused = run("agent", "upgrade")
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"meshlb: the new agent has not taken over, the log says why; process {node.process.pid} serves on\n"
+    )
+    away.rename(node.file)
+    upgraded = run("agent", "upgrade")
+    assert "has taken over" in upgraded.stdout, upgraded.stderr
+    os.kill(int(upgraded.stdout.split()[1]), signal.SIGKILL)
+
+
 def _is_over(pid: str) -> bool:
     with contextlib.suppress(OSError):
         return " Z " in Path(f"/proc/{pid}/stat").read_text()
