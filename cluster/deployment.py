@@ -35,7 +35,8 @@ from meshlb.config import BEYOND_DRAIN
 NAME = "meshlb-agent"
 HOST_ROOT = "/host"
 # fmt: off
-CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "DAC_READ_SEARCH", "SYS_PTRACE")
+CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "DAC_READ_SEARCH", "SYS_PTRACE",
+                "CHOWN")  # the last one gives the agent's socket to the group that may ask the engine
 # fmt: on
 MOUNTS = (  # in the order that a change would sort them in: to deploy again is to change nothing
     "type=tmpfs,target=/var/lib/meshlb",

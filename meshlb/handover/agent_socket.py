@@ -8,6 +8,7 @@ import fcntl
 import grp
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from meshlb.errors import ConfigError, MeshError
 
 OWN = Path("/run/meshlb")  # where the socket is, unless another path is wanted: nobody else has things there
+ENGINE = Path("/run/docker.sock")  # tells the group where its name is not known: in a container
 CONNECT = 5.0  # seconds until a running agent has accepted
 _LOCK = 5.0  # seconds that others may need to do the same at this moment
 
@@ -76,8 +78,9 @@ def _connect(sock: socket.socket, path: Path) -> None:
 def claim(path: Path, *, after: bool = False) -> AgentSocket:
     """Be the agent of this node. RunningError when another one is, unless it has handed over (`after`)."""
     try:
-        if not path.parent.exists():
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        ours = path.parent == OWN or not path.parent.exists()
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if ours:
             _is_dockers(path.parent)
         with _locked(path.parent):
             if not after:
@@ -129,12 +132,23 @@ def _bound(path: Path) -> AgentSocket:
 def _is_dockers(path: Path) -> bool:
     """Whether a file of ours has become group docker's: whoever may ask the engine may ask the agent."""
     try:
-        group = grp.getgrnam("docker").gr_gid
+        group = _dockers()
         if path.stat().st_gid != group:  # in a directory with the setgid bit it is already
             os.chown(path, -1, group)
     except (KeyError, OSError):
         return False
     return True
+
+
+def _dockers() -> int:
+    """The number of the group that may ask the engine. KeyError or OSError where there is none."""
+    try:
+        return grp.getgrnam("docker").gr_gid
+    except KeyError:
+        engine = ENGINE.stat()
+        if engine.st_mode & stat.S_IWGRP:
+            return engine.st_gid
+        raise
 
 
 @contextlib.contextmanager

@@ -47,12 +47,43 @@ def test_the_directory_and_the_socket_are_for_root_and_group_docker(
             raise KeyError(name)
         return grp.getgrgid(os.getegid())
 
+    monkeypatch.setattr("meshlb.handover.agent_socket.ENGINE", path / "nowhere")
     monkeypatch.setattr("meshlb.handover.agent_socket.grp.getgrnam", of)
     with contextlib.closing(claim(path)):
         assert path.parent.stat().st_mode & 0o777 == 0o750
         assert path.stat().st_mode & 0o777 == mode
         assert path.stat().st_gid == os.getegid()
         assert [each.name for each in path.parent.iterdir()] == ["agent.sock"]
+
+
+@pytest.mark.parametrize(("mode", "own"), [(0o660, 0o660), (0o600, 0o600)])
+def test_where_the_engine_is_roots_alone_so_is_the_agent(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, own: int
+) -> None:
+    """A container does not know the names of its node's groups."""
+    engine = path.parents[1] / "docker.sock"
+    engine.touch()
+    engine.chmod(mode)
+    monkeypatch.setattr("meshlb.handover.agent_socket.ENGINE", engine)
+    monkeypatch.setattr("meshlb.handover.agent_socket.grp.getgrnam", {}.__getitem__)
+    with contextlib.closing(claim(path)):
+        assert path.stat().st_mode & 0o777 == own
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another group")
+def test_a_directory_of_our_own_from_before_becomes_the_groups(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = path.parents[1] / "docker.sock"
+    engine.touch()
+    engine.chmod(0o660)
+    os.chown(engine, -1, 4711)
+    path.parent.mkdir(0o2750)
+    for name, value in {"ENGINE": engine, "OWN": path.parent}.items():
+        monkeypatch.setattr(agent_socket, name, value)
+    monkeypatch.setattr("meshlb.handover.agent_socket.grp.getgrnam", {}.__getitem__)
+    with contextlib.closing(claim(path)):
+        assert (path.parent.stat().st_gid, path.stat().st_gid) == (4711, 4711)
 
 
 def test_a_second_one_is_refused_with_the_firsts_process(place: AgentSocket, path: Path) -> None:
