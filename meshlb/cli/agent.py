@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from meshlb.cli.deploy import deploy, undeploy
 from meshlb.cli.program import Verbs
 from meshlb.cli.secret import asked
 from meshlb.cli.template import Template
-from meshlb.cli.unit import unit
+from meshlb.cli.unit import agent_program, unit
 from meshlb.errors import MeshError
 from meshlb.handover.giving import Conversation, HandoverError
 from meshlb.http import users
@@ -145,7 +144,7 @@ def password(name: str) -> None:
 @click.option("--no-start", is_flag=True, help="Do not start it now, nor at boot")
 def install(only_print: bool, no_start: bool) -> None:
     """Have systemd run the agent on this node, now and after every boot."""
-    text = unit(Path(sys.executable).parent / "meshlb-agent")
+    text = unit(agent_program())
     if only_print:
         click.echo(text, nl=False)
         return

@@ -11,19 +11,30 @@ from meshlb.errors import ConfigError
 
 _HERE = "/opt/meshlb/bin/meshlb-agent"
 _GROUP = "docker"
-_HOMES = ("home", "root")
 
 
 def unit(program: Path, python: Path = Path(sys.base_prefix)) -> str:
-    """The unit's text for a program that `python` runs; ConfigError where systemd could not start it."""
+    """The unit's text for a program that `python` runs; ConfigError where others could change it."""
     for needed, what in ((program, "install meshlb"), (python, "make meshlb's environment with a Python")):
-        if needed.parts[1:2] in [(home,) for home in _HOMES]:
+        if needed.parts[1:2] == ("home",):
             raise ConfigError(
-                f"the unit keeps the agent out of home directories, and {needed} is in one: {what} "
+                f"the agent runs as root, and {needed} is its owner's: {what} "
                 "elsewhere, such as in /opt/meshlb with /usr/bin/python3 -m venv"
             )
     text = files("meshlb").joinpath("meshlb-agent.service").read_text(encoding="utf-8")
     return _for_group(text).replace(_HERE, str(program))
+
+
+def agent_program() -> Path:
+    """Where pip has put the agent: beside this command, or beside Python. ConfigError where it is not."""
+    places = Path(sys.argv[0]).resolve().parent, Path(sys.executable).parent
+    for place in places:
+        if (found := place / "meshlb-agent").exists():
+            return found
+    looked = " or ".join(dict.fromkeys(map(str, places)))
+    raise ConfigError(
+        f"there is no meshlb-agent in {looked}: install meshlb with pip, and run the meshlb that it brings"
+    )
 
 
 def _for_group(text: str) -> str:

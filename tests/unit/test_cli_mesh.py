@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,7 +22,7 @@ from meshlb.cli.doctor import agent_findings, engine, kernel
 from meshlb.cli.mesh_rows import Look, rows, summed
 from meshlb.cli.probe import Finding, lines
 from meshlb.cli.top import screen
-from meshlb.cli.unit import unit
+from meshlb.cli.unit import agent_program, unit
 from meshlb.cli.why import target
 from meshlb.errors import ConfigError, EngineError
 
@@ -354,13 +355,35 @@ def test_the_unit_starts_the_agent_that_is_installed() -> None:
     assert "\nExecStart=/srv/meshlb/bin/meshlb-agent --replace\n" in text
     assert "/opt/meshlb" not in text
     with pytest.raises(
-        ConfigError, match="/home/me/venv/bin/meshlb-agent is in one: install meshlb elsewhere"
+        ConfigError, match="/home/me/venv/bin/meshlb-agent is its owner's: install meshlb elsewhere"
     ):
         unit(Path("/home/me/venv/bin/meshlb-agent"), Path("/usr"))
     with pytest.raises(
-        ConfigError, match=r"/root/.pyenv/3 is in one: make meshlb's environment with a Python"
+        ConfigError, match=r"/home/me/.pyenv/3 is its owner's: make meshlb's environment with a Python"
     ):
-        unit(Path("/srv/meshlb/bin/meshlb-agent"), Path("/root/.pyenv/3"))
+        unit(Path("/srv/meshlb/bin/meshlb-agent"), Path("/home/me/.pyenv/3"))
+
+
+def test_dockers_files_may_be_in_home_directories_and_stay_as_they_are() -> None:
+    assert "\nProtectHome=read-only\n" in unit(Path("/root/venv/bin/meshlb-agent"), Path("/root/.pyenv/3"))
+
+
+@pytest.mark.parametrize("place", ["beside the command", "beside Python"])
+def test_the_program_is_where_pip_has_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """pip without a virtual environment has /usr/bin/python3, and puts programs into /usr/local/bin."""
+    python, local = tmp_path / "bin", tmp_path / "local"
+    for each in (python, local):
+        each.mkdir()
+    (tmp_path / "meshlb").symlink_to(local / "meshlb")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "meshlb"), "agent", "install"])
+    monkeypatch.setattr(sys, "executable", str(python / "python3"))
+    with pytest.raises(ConfigError, match=rf"no meshlb-agent in {local} or {python}: install meshlb"):
+        agent_program()
+    wanted = (local if place == "beside the command" else python) / "meshlb-agent"
+    wanted.touch()
+    assert agent_program() == wanted
 
 
 @pytest.mark.parametrize("there", [True, False])
