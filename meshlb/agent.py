@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 import click
@@ -13,10 +14,12 @@ import click
 from meshlb import logs, process
 from meshlb.config import Config, options
 from meshlb.errors import MeshError
+from meshlb.handover import systemd
 from meshlb.parts import access_of, compose
 from meshlb.static import load
 from meshlb.table import build
 
+LASTS = 5.0  # seconds until what only the user can mend is tried again
 log = logging.getLogger("meshlb.agent")  # __name__ is __main__ under python -m
 
 
@@ -41,6 +44,8 @@ def main(check: bool, keeper: bool, replace: bool, **settings: Any) -> None:
         sys.exit(_check(config) if check else _serve(config, replace))
     except MeshError as error:
         click.echo(f"meshlb-agent: {error}", err=True)
+        if systemd.starts_us():  # again and at once, as it is to after a crash, and this lasts
+            time.sleep(LASTS)
         sys.exit(1)
 
 

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
 from meshlb.ports.inherited import Named
 
@@ -45,6 +45,11 @@ def notify(*lines: str, fds: Sequence[int] = ()) -> bool:
 def leave() -> None:
     """Tell it nothing more: another process is the service now."""
     os.environ.pop("NOTIFY_SOCKET", None)
+
+
+def starts_us(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether it has started this very process: not our replacement, nor a shell's. systemd 248 and later."""
+    return environment.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
 def watchdog(environment: MutableMapping[str, str] = os.environ) -> float:

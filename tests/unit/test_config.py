@@ -186,3 +186,17 @@ def test_help_and_version() -> None:
     for option in ("--config FILE", "--http ADDRESS:PORT", "--takeover", "MESHLB_DRAIN", "SIGTERM"):
         assert option in result.output
     assert agent("--version").output.startswith("meshlb-agent, version ")
+
+
+@pytest.mark.parametrize(("started", "waits"), [(os.getpid(), [5.0]), (1, []), (None, [])])
+def test_what_lasts_is_not_tried_again_ten_times_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: int | None, waits: list[float]
+) -> None:
+    """systemd starts an agent that it has started again at once, for the sake of crashes."""
+    monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    if started is not None:
+        monkeypatch.setenv("SYSTEMD_EXEC_PID", str(started))
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    assert agent("--config", str(tmp_path / "none.toml")).exit_code == 1
+    assert waited == waits
