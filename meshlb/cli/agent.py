@@ -21,6 +21,7 @@ from meshlb.cli.secret import asked
 from meshlb.cli.template import Template
 from meshlb.cli.unit import agent_program, unit
 from meshlb.errors import MeshError
+from meshlb.handover.agent_socket import OWN
 from meshlb.handover.giving import Conversation, HandoverError
 from meshlb.http import users
 
@@ -177,6 +178,8 @@ def uninstall() -> None:
         raise MeshError(f"{UNIT} cannot be removed ({error.strerror}): run this as root") from error
     if shutil.which("systemctl"):
         _systemctl("daemon-reload")
+    with contextlib.suppress(OSError):  # another agent's socket is there
+        OWN.rmdir()
     click.echo(f"Removed {UNIT}.")
 
 

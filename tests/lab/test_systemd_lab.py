@@ -25,6 +25,18 @@ pytestmark = [
 SOON = 60.0  # seconds
 UNIT = "meshlb-agent"
 MESHLB = "/opt/meshlb/bin/meshlb"
+OPTIONS = "/etc/default/meshlb-agent"
+AS_PEOPLE_WRITE = r"""# MESHLB_HTTP=off
+  ; MESHLB_PEERS=off
+
+MESHLB_TAKEOVER = "auto"
+MESHLB_TEST_1="one  # 'two' \"three\" \n" "four"
+MESHLB_TEST_2='a\' b"c" \
+d
+export MESHLB_TEST_3=3
+MESHLB_TEST_4=a'b' # c\\d
+MESHLB_TEST_5=
+"""
 MOST_EXPOSED = 3.5  # systemd's own measure, from 0 to 10
 LOST_WITH_IT = {"reset", "closed", "short answer"}  # what happens to the connections that a killed agent had
 
@@ -141,6 +153,46 @@ def test_an_upgrade_fails_no_connection_and_is_watched_too(machine_with_systemd:
     assert machine.show(UNIT, "MainPID") not in ("0", before)
     assert machine.show(UNIT, "NRestarts") == restarts
     assert machine.show(UNIT, "ActiveState") == "active"
+
+
+def settings(machine: Machine) -> dict[str, str]:
+    """What of its environment is for the agent."""
+    lines = machine.run("cat", f"/proc/{machine.show(UNIT, 'MainPID')}/environ").split("\0")
+    return dict(line.split("=", 1) for line in lines if line.startswith("MESHLB_"))
+
+
+def test_an_upgrade_brings_changed_options_into_force(machine_with_systemd: Machine) -> None:
+    machine = machine_with_systemd
+    before = machine.show(UNIT, "MainPID")
+    machine.write(OPTIONS, AS_PEOPLE_WRITE + "MESHLB_DRAIN=77\n")
+    machine.run(MESHLB, "agent", "upgrade")
+    eventually(lambda: machine.show(UNIT, "MainPID") != before, timeout=SOON, what="another main process")
+    upgraded = settings(machine)
+    assert upgraded["MESHLB_DRAIN"] == "77"
+    machine.run("systemctl", "restart", UNIT)
+    assert settings(machine) == upgraded  # as systemd reads the same file
+    before = machine.show(UNIT, "MainPID")
+    machine.write(OPTIONS, "MESHLB_TAKEOVER=sometimes\n")
+    assert "has not taken over, the log says why" in machine.run(MESHLB, "agent", "upgrade", check=False)
+    assert machine.show(UNIT, "MainPID") == before
+    assert "'sometimes' is not one of" in machine.run("journalctl", "--no-pager", "-u", UNIT)
+    machine.write(OPTIONS, "MESHLB_TAKEOVER=auto\n")
+    machine.run(MESHLB, "agent", "upgrade")
+    assert answers(machine)
+
+
+def test_an_agent_from_elsewhere_keeps_the_place_that_it_has_taken(machine_with_systemd: Machine) -> None:
+    machine = machine_with_systemd
+    begin = "setsid /opt/meshlb/bin/meshlb-agent --replace >/tmp/other.log 2>&1 </dev/null & echo $!"
+    other = machine.run("sh", "-c", begin).strip()
+    eventually(lambda: machine.show(UNIT, "ActiveState") == "inactive", timeout=SOON, what="the unit's end")
+    assert f"(process {other}) looks at everything anew" in machine.run(MESHLB, "agent", "reload")
+    assert answers(machine)
+    machine.run("kill", other)
+    still = ("sh", "-c", f"test ! -d /proc/{other} || echo there")
+    eventually(lambda: machine.run(*still) == "", timeout=SOON, what="its end")
+    machine.run("systemctl", "start", UNIT)
+    eventually(lambda: answers(machine), timeout=SOON, what="answers")
 
 
 def test_a_stop_waits_for_as_long_as_the_drain(machine_with_systemd: Machine) -> None:
