@@ -104,6 +104,13 @@ def test_a_node_without_the_image_is_named(swarm: Lab, image: bytes) -> None:
     assert "The agent runs on every node" in again.stdout
 
 
+def test_whoever_may_ask_docker_may_ask_it(swarm: Lab) -> None:
+    stat = ["stat", "-L", "-c", "%G %a", "/run/docker.sock", "/run/meshlb", "/run/meshlb/agent.sock"]
+    engine, folder, own = swarm.nodes[0].run(stat).stdout.splitlines()
+    assert own == engine == f"{folder.split()[0]} 660"
+    assert folder.split()[0] != "root"
+
+
 def test_it_serves_and_does_what_it_is_told(swarm: Lab) -> None:
     docker(
         swarm,
