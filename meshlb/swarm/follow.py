@@ -329,9 +329,10 @@ class Session:
         return lists is not None and (lists.updating or now < self._stir_until)
 
     def _take_advice(self) -> bool:
-        advised = self._advised.is_set()
+        if not self._advised.is_set():
+            return False  # not cleared: what is set from now on is for the next time
         self._advised.clear()
-        return advised
+        return True
 
     def _take_standing(self, now: float) -> None:
         """Tell the channel between agents where this node stands, when that has changed."""

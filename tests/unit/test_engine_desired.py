@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service,
 from meshlb.swarm import api as docker_api
 from meshlb.swarm import follow as docker_follow
 from meshlb.swarm import view as docker_view
+from meshlb.swarm.api import Engine
 from meshlb.swarm.view import PORTS_STAY, Ports, View
 
 __all__ = ["hurry"]  # its waits are these tests' too
@@ -124,6 +127,23 @@ def test_a_worker_takes_advice(tmp_path: Path) -> None:
                 assert sick is not None, "a service that the advice does not name is still gossip's"
 
     run(scenario())
+
+
+def test_advice_that_comes_while_the_last_is_taken_is_taken_next() -> None:
+    session = docker_follow.Session(
+        Engine(socket.socket, "nowhere"), docker_follow.Known(), print, namespace=Path("/"), interval=1.0
+    )
+
+    class Meanwhile(threading.Event):
+        def is_set(self) -> bool:
+            was = super().is_set()
+            if not was:
+                session.advise(Desired())
+            return was
+
+    session._advised = Meanwhile()
+    assert not session._take_advice()
+    assert session._take_advice()
 
 
 def test_a_manager_goes_by_its_own_lists(tmp_path: Path) -> None:
