@@ -1,27 +1,32 @@
 """One session with one engine: everything listed once, then kept current until it fails or is ended.
 
-Two threads: the caller of `run` polls, and one daemon thread reads the event stream and wakes it. State is
-the polling thread's alone; events reach it through a bounded queue whose overflow only means "list again".
+Three threads: the caller of `run` polls, one daemon thread reads the event stream, one asks for what may take
+long; both wake the first. State is the polling thread's alone; events reach it through a bounded queue whose
+overflow only means "list again".
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from meshlb.errors import EngineError
-from meshlb.model import Desired, Snapshot, Standing, Wanted
+from meshlb.model import BackendState, Desired, Snapshot, Standing, Wanted
+from meshlb.swarm import asking
 from meshlb.swarm import events as docker_events
 from meshlb.swarm import view as docker_view
 from meshlb.swarm.api import AnswerError, Connection, Engine, parse
+from meshlb.swarm.asking import NO_MANAGER, Asking, Listed, Question
 from meshlb.swarm.events import Event, Marks
 from meshlb.swarm.missing import Missing
 from meshlb.swarm.view import Lists, Membership, Ports, Targets, View
@@ -29,6 +34,8 @@ from meshlb.swarm.view import Lists, Membership, Ports, Targets, View
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
 TASKS_EVERY = 0.25  # seconds at least between its lists of tasks while they may change:
 TASKS_STIR = 15.0  # so long after a service or a node did, and through every rolling update
+PATIENCE = 0.25  # seconds that a look waits for what it has asked for; later answers are for later looks
+FIRST_PATIENCE = (1.0, 6.0)  # the first look does: where lists of before are known, and where nothing is
 MEMBERSHIP_EVERY = 60.0  # seconds between looks at who the managers are
 CATCH_UP = 60.0  # seconds that an engine which has come back may need to hear of the others (37 were seen)
 HOT = 1.0  # seconds after an event in which the view is asked for more often:
@@ -42,7 +49,6 @@ EVENTS_AGAIN = (0.25, 5.0)  # seconds before the event stream is asked for again
 NO_INGRESS = "no ingress network: on a manager, docker network create --ingress --driver overlay ingress"
 
 _NSFS = Path("/proc/self/ns/net").stat().st_dev  # the file system that namespaces are files of
-_TASKS_PATH = "/tasks?filters=" + quote(json.dumps({"desired-state": ["running"]}))
 _NETWORKS_PATH = "/networks?filters=" + quote(json.dumps({"scope": ["swarm"]}))
 
 
@@ -104,6 +110,11 @@ class Session:
         self._interval, self._clock = interval, clock
         self._polling, self._listening = engine.connection(), engine.connection()
         self._over, self._wake = threading.Event(), threading.Event()
+        self._asking = Asking(engine.connection())
+        self._listing: Question[Listed] = Question(self._asking, self._wake.set)
+        self._wanting: Question[frozenset[str]] = Question(self._asking, self._wake.set)
+        self._joining: Question[Membership] = Question(self._asking, self._wake.set)
+        self._checking: Question[dict[str, BackendState]] = Question(self._asking, self._wake.set)
         self._events: deque[Event] = deque()
         self._marks = Marks()
         self._network = ""
@@ -120,11 +131,14 @@ class Session:
         self._catch_up_until = 0.0
         self._lists_due = self._lists_asked = 0.0
         self._tasks_due = self._stir_until = 0.0
+        self._quiet_until = 0.0  # the leader has not answered
+        self._asked_about = View()  # what was shown when tasks were asked for
         self._membership_due = 0.0
         self._advised = threading.Event()
         self._ports = Ports()
         self._standing = Standing()
-        self._containers_due = True
+        self._containers_due = 0.0
+        self._since: list[Event] = []  # what containers have done since they were asked for
         self._hot_until = 0.0
         self._look_cost = 0.0  # seconds of a core
         self.events_problem = ""
@@ -141,13 +155,14 @@ class Session:
         version = self._polling.negotiate()
         self._polling.speak(version)
         self._listening.speak(version)
-        self._learn_membership()
+        self._learn_membership(asking.membership(self._polling))
         self._remember_advice()
-        self._network = docker_view.find_ingress(self._get(_NETWORKS_PATH))
+        self._network = docker_view.find_ingress(asking.read(self._polling, _NETWORKS_PATH))
         if not self._network:
             raise NotReady(NO_INGRESS)
         self._earlier, self._catch_up_until = self._known.view, self._clock() + CATCH_UP
         listener = threading.Thread(target=self._listen, name="meshlb-events", daemon=True)
+        self._asking.start(version)
         self._tick()
         started()
         listener.start()
@@ -164,6 +179,7 @@ class Session:
         self._wake.set()
         self._polling.interrupt()
         self._listening.interrupt()
+        self._asking.end()
 
     def refresh(self) -> None:
         """Look again at everything, now; from any thread."""
@@ -180,8 +196,7 @@ class Session:
         self.end()
         self._polling.close()
 
-    def _learn_membership(self) -> None:
-        membership = docker_view.parse_membership(self._get("/info"))
+    def _learn_membership(self, membership: Membership) -> None:
         self._known.membership = membership
         if membership.state == "inactive":
             raise NotInSwarm("this node is not in a swarm: run meshlb init or meshlb join")
@@ -194,14 +209,19 @@ class Session:
                 "this node is not a working part of its swarm yet; see docker node ls on a manager"
             )
 
-    def _learn_membership_again(self) -> None:
+    def _ask_membership(self, now: float) -> None:
         """What is known stays where the engine does not answer: the leader that it asks may have vanished."""
+        if now >= self._membership_due and not self._joining.is_open:
+            if self._membership_due:  # `run` has just asked
+                self._joining.put(asking.membership, PATIENCE)
+            self._membership_due = now + MEMBERSHIP_EVERY
         try:
-            self._learn_membership()
-        except (NotInSwarm, NotReady):
-            raise
+            membership = self._joining.take()
         except EngineError as error:
             self.lists_problem = f"who the managers are may be out of date: {error}"
+            return
+        if membership:
+            self._learn_membership(membership)
 
     def _remember_advice(self) -> None:
         """Until a manager is heard, what was heard last before this start is the best there is."""
@@ -232,7 +252,8 @@ class Session:
             changed = True
         changed |= self._look_for_missing(now)
         changed |= self._ask_lists(now) | self._ask_tasks(now) | self._take_advice()
-        self._take_standing(now)
+        self._ask_membership(now)
+        self._take_standing()
         changed |= self._remember_ports(now)
         changed |= self._catching_up(now) | self._prune(now) | self._look_at_namespace()
         if changed or not self._fingerprint:
@@ -261,42 +282,64 @@ class Session:
             self._hot_until = now + HOT
             if event.task:
                 self._marks.apply(event, now)
+                self._keep(event)
                 marked = True
             else:
                 self._lists_due = self._tasks_due = now
                 self._stir_until = now + TASKS_STIR
         return marked
 
+    def _keep(self, event: Event) -> None:
+        """Keep what has happened while containers are being listed: the list may be older."""
+        if self._checking.is_open and len(self._since) < WAITING_EVENTS:
+            self._since.append(event)
+        elif self._checking.is_open:
+            self._containers_due = 0.0
+
     def _ask_containers(self, now: float) -> bool:
-        if not self._containers_due:
-            return False
-        self._containers_due = False
+        if now >= self._containers_due and not self._checking.is_open:
+            self._containers_due = math.inf
+            self._since.clear()
+            self._checking.put(asking.local_states, self._patience)
         try:
-            found = self._get(docker_events.CONTAINERS_PATH)
-        except AnswerError as error:
+            states = self._checking.take()
+        except EngineError as error:
+            self._containers_due = min(self._containers_due, self._clock() + LISTS_EVERY)
             self.containers_problem = f"the health of local tasks is known late: {error}"
             return False
+        if states is None:
+            return False
         self.containers_problem = ""
-        self._marks.replace(docker_events.parse_containers(found), now)
+        self._marks.replace(states, now)
+        for event in self._since:
+            self._marks.apply(event, now)
         return True
 
     def _ask_lists(self, now: float) -> bool:
         """Refresh a manager's lists when due, or when they and gossip show other services."""
         lists = self._known.lists
         due = min(self._lists_due, self._lists_asked + HOT) if self._differs(lists) else self._lists_due
-        if now < due:
-            return False
-        self._lists_asked, self._lists_due = now, now + LISTS_EVERY
+        if now >= max(due, self._quiet_until) and not self._listing.is_open:
+            self._lists_asked, self._lists_due = now, now + LISTS_EVERY
+            member = self._known.membership
+            certain = lists is None and member is not None and not member.manager
+            self._listing.put(partial(asking.lists, certain=certain), self._patience)
         try:
-            new = docker_view.parse_lists(self._get("/services"), self._get("/nodes"))
-        except AnswerError as error:
-            return self._without_lists(error)
+            listed = self._listing.take()
         except EngineError as error:
             # The leader that the engine asks may have vanished. Whether the engine has, the next look tells.
-            self._lists_due = self._tasks_due = self._clock() + LISTS_EVERY
+            self._quiet_until = self._clock() + LISTS_EVERY
             self.lists_problem = f"ports and labels may be out of date: {error}"
             return False
+        return listed is not None and self._take_lists(*listed)
+
+    def _take_lists(self, new: Lists | AnswerError, membership: Membership | None) -> bool:
+        if membership:
+            self._learn_membership(membership)
+        if isinstance(new, AnswerError):
+            return self._without_lists(new)
         self.lists_problem = ""
+        lists = self._known.lists
         carried = docker_view.carry_lists(lists, new, self._shown)
         self._known.lists = replace(carried, stopping=lists.stopping if lists else frozenset())
         return self._known.lists != lists
@@ -308,18 +351,26 @@ class Session:
 
     def _ask_tasks(self, now: float) -> bool:
         """On a manager, and while tasks may change: which of them are about to be stopped."""
-        lists = self._known.lists
-        if lists is None or now < self._tasks_due:
-            return False
-        self._tasks_due = now + (TASKS_EVERY if self._is_stirring(now) else LISTS_EVERY)
+        is_due = self._known.lists is not None and now >= max(self._tasks_due, self._quiet_until)
+        if is_due and not self._wanting.is_open:
+            self._tasks_due = now + (TASKS_EVERY if self._is_stirring(now) else LISTS_EVERY)
+            self._asked_about = self._fresh
+            self._wanting.put(asking.wanted, self._patience)
         try:
-            wanted = docker_view.parse_wanted(self._get(_TASKS_PATH))
+            wanted = self._wanting.take()
         except EngineError as error:
             if not isinstance(error, AnswerError):
                 self._tasks_due = self._clock() + LISTS_EVERY
             self.lists_problem = f"tasks that are about to stop are known late: {error}"
             return False
-        stopping = docker_view.stopping(self._fresh, lists, wanted)
+        return wanted is not None and self._take_wanted(wanted)
+
+    def _take_wanted(self, wanted: frozenset[str]) -> bool:
+        """Of tasks that were not shown yet when this was asked, the answer says nothing."""
+        lists = self._known.lists
+        if lists is None:
+            return False
+        stopping = docker_view.stopping(self._asked_about, lists, wanted)
         self._known.lists = replace(lists, stopping=stopping)
         return stopping != lists.stopping
 
@@ -334,12 +385,8 @@ class Session:
         self._advised.clear()
         return True
 
-    def _take_standing(self, now: float) -> None:
+    def _take_standing(self) -> None:
         """Tell the channel between agents where this node stands, when that has changed."""
-        if now >= self._membership_due:
-            if self._membership_due:
-                self._learn_membership_again()
-            self._membership_due = now + MEMBERSHIP_EVERY
         membership, lists = self._known.membership, self._known.lists
         if membership is None:
             return
@@ -402,7 +449,7 @@ class Session:
     def _without_lists(self, error: AnswerError) -> bool:
         """A worker has no lists; a manager that cannot give them keeps the last."""
         had = self._known.lists
-        if error.status in (403, 406, 503) and not self._is_manager():
+        if error.status in NO_MANAGER and not self._is_manager():
             self.lists_problem = ""
             self._known.lists = None
         else:
@@ -410,9 +457,6 @@ class Session:
         return self._known.lists != had
 
     def _is_manager(self) -> bool:
-        before = self._known.membership
-        if self._known.lists is not None or before is None or before.manager:
-            self._learn_membership()  # it may have been demoted, or the managers may have lost their quorum
         membership = self._known.membership
         return membership is not None and membership.manager
 
@@ -468,8 +512,13 @@ class Session:
     def _own_address(self) -> str:
         return self._known.membership.node.address if self._known.membership else ""
 
-    def _get(self, path: str) -> object:
-        return parse(self._polling.get(path), path.partition("?")[0])
+    @property
+    def _patience(self) -> float:
+        """Seconds to wait for an answer: the first snapshot had better be right."""
+        if self._fingerprint:
+            return PATIENCE
+        with_lists, without = FIRST_PATIENCE
+        return without if self._lists is None else with_lists
 
     def _listen(self) -> None:
         """The listener's thread: the event stream, again and again until the session is over."""
@@ -500,6 +549,5 @@ class Session:
                 self._again()
 
     def _again(self) -> None:
-        self._lists_due = self._tasks_due = 0.0
-        self._containers_due = True
+        self._lists_due = self._tasks_due = self._quiet_until = self._containers_due = 0.0
         self._wake.set()

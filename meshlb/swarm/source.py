@@ -4,7 +4,7 @@
                        └──(no swarm, locked, no ingress network)──► waiting ──(1 s)──► connecting
 
 Whatever the engine does, the last snapshot stays; only an engine that says "this node is in no swarm"
-empties it. The blocking work is done by two daemon threads, so that nothing the engine does can hold up
+empties it. The blocking work is done by daemon threads, so that nothing the engine does can hold up
 the event loop or the end of the process.
 """
 

@@ -28,7 +28,8 @@ class FakeEngine:
     """Serves `path` as dockerd would. Everything that a test wants it to say or do is an attribute.
 
     `answers` maps the path's first word to a value (sent as JSON), bytes (sent as they are) or a pair of
-    status and value. `hang` makes it accept and never answer, `mute` are paths on which it hangs.
+    status and value. `hang` makes it accept and never answer, `mute` are paths on which it hangs. Answers
+    to paths in `held` say what was so when they were asked for, and come when that event is set.
     """
 
     def __init__(self, path: Path, *, manager: bool = False) -> None:
@@ -36,6 +37,7 @@ class FakeEngine:
         self.version = "1.41"
         self.hang = False
         self.mute: set[str] = set()
+        self.held: dict[str, threading.Event] = {}
         self.asked: list[str] = []  # request targets, in order
         self.connections = 0
         self.answers: dict[str, Any] = {}
@@ -148,6 +150,8 @@ class FakeEngine:
             answer = [{"ID": task} for task in self.tasks]
         status, value = answer if isinstance(answer, tuple) else (200, answer)
         body = value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":")).encode()
+        if word in self.held:
+            self.held[word].wait()
         handler.reply(status, body)
 
     def _stream(self, handler: _Handler) -> None:

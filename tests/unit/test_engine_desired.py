@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine
-from test_engine_source import WEB_TASK, Watcher, event, hurry, run, service, swarm_event, watch
+from test_engine_source import (
+    WEB_TASK,
+    Watcher,
+    event,
+    hurry,
+    run,
+    service,
+    state_of,
+    swarm_event,
+    watch,
+)
 
 from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service, Standing, Wanted
 from meshlb.swarm import api as docker_api
@@ -65,6 +75,95 @@ def test_lists_that_do_not_come_end_no_session(tmp_path: Path, monkeypatch: pyte
                 await watcher.polls(fake, 5)
                 assert fake.count("/info") == asked, "no new session"
                 await watcher.state(BackendState.UP)
+
+    run(scenario())
+
+
+def test_lists_that_take_long_hold_up_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_api, "TIMEOUT", 30)
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.listening(fake)
+                asked = fake.count("/services")
+                fake.mute = {"services"}
+                fake.emit(swarm_event("service", "update"))
+                await watcher.until(lambda: fake.count("/services") > asked, "the request")
+                fake.emit(event("die"))
+                await watcher.state(BackendState.DOWN)
+                view = fake.view()
+                gone = view["Services"]["web"]["Tasks"].pop()["Name"].rpartition(".")[2]
+                fake.answers["view"] = view
+                await watcher.until(lambda: state_of(watcher.seen[-1], gone) is None, "the change")
+
+    run(scenario())
+
+
+def test_managers_that_do_not_come_hold_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_api, "TIMEOUT", 30)
+    monkeypatch.setattr(docker_follow, "MEMBERSHIP_EVERY", 0.2)
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.listening(fake)
+                fake.mute = {"info"}
+                asked = fake.count("/info")
+                await watcher.until(lambda: fake.count("/info") > asked, "the request")
+                fake.emit(event("die"))
+                await watcher.state(BackendState.DOWN)
+
+    run(scenario())
+
+
+def test_lists_that_did_not_come_are_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_api, "TIMEOUT", 0.1)
+    monkeypatch.setattr(docker_follow, "LISTS_EVERY", 60.0)
+    monkeypatch.setattr(docker_follow, "HOT", 0.0)
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.listening(fake)
+                fake.mute = {"services"}
+                view = fake.view()
+                view["Services"]["new"] = {"Ports": ["Target: 53, Publish: 53"], "Tasks": []}
+                fake.answers["view"] = view
+                await watcher.problem("does not answer /")
+                asked = fake.count("/services")
+                for _ in range(5):
+                    fake.emit(swarm_event("service", "update"))
+                    await watcher.polls(fake, 5)
+                assert fake.count("/services") == asked
+
+    run(scenario())
+
+
+def test_tasks_that_began_while_tasks_were_listed_are_not_about_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_api, "TIMEOUT", 30)
+    began = {"Name": "web.7.began", "EndpointIP": "10.0.0.77", "Info": {"Host IP": "10.211.0.2"}}
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.listening(fake)
+                fake.held["tasks"] = answered = threading.Event()
+                asked = fake.count("/tasks")
+                fake.emit(swarm_event("service", "update"))
+                await watcher.until(lambda: fake.count("/tasks") > asked, "the request")
+                view = fake.view()
+                view["Services"]["web"]["Tasks"].append(began)
+                fake.answers["view"] = view
+                await watcher.state(BackendState.UP, "began")
+                answered.set()
+                await watcher.until(lambda: fake.count("/tasks") > asked + 2, "the next requests")
+                states = {state_of(snapshot, "began") for snapshot in watcher.seen}
+                assert states == {None, BackendState.UP}
 
     run(scenario())
 

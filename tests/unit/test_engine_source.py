@@ -118,7 +118,7 @@ class Watcher:
 
 def engine_threads() -> list[str]:
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name in ("meshlb-engine", "meshlb-events")]
+    return [name for name in names if name in ("meshlb-engine", "meshlb-events", "meshlb-lists")]
 
 
 def service(snapshot: Snapshot, name: str = "web") -> Service | None:
@@ -211,7 +211,7 @@ def test_yields_at_changes_only(fake: FakeEngine) -> None:
             fake.answers["view"] = fake.view() | {"Peers": fake.view()["Peers"][::-1]}
             await watcher.polls(fake, 10)
             assert len(watcher.seen) == 1
-            assert fake.connections <= 4  # version, polls, events: kept alive
+            assert fake.connections <= 4  # polls, events, lists: kept alive
             changed = fake.view()
             del changed["Services"]["sick"]
             fake.answers["view"] = changed
@@ -334,6 +334,61 @@ def test_containers_are_listed_when_events_begin_anew(fake: FakeEngine) -> None:
             await watcher.state(BackendState.DOWN)
             await watcher.well()
             assert len(watcher.seen) == 3
+
+    run(scenario())
+
+
+def test_containers_that_are_listed_slowly_or_never_hold_up_nothing(fake: FakeEngine) -> None:
+    async def scenario() -> None:
+        fake.mute = {"containers"}
+        async with watch(fake.url) as watcher:
+            await watcher.first()
+            await watcher.problem("the health of local tasks is known late")
+            assert watcher.source.status().connected
+            await watcher.polls(fake)
+            assert watcher.source.status().connected
+
+    run(scenario())
+
+
+def test_containers_are_asked_for_again_after_a_failure(
+    fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_follow, "LISTS_EVERY", 0.05)
+    labels = {"com.docker.swarm.task.id": WEB_TASK}
+
+    async def scenario() -> None:
+        fake.answers["containers"] = (500, {"message": "busy"})
+        async with watch(fake.url) as watcher:
+            await watcher.listening(fake)
+            await watcher.problem("the health of local tasks is known late")
+            streams = fake.count("/events")
+            fake.answers["containers"] = [{"State": "running", "Status": "Up (unhealthy)", "Labels": labels}]
+            await watcher.state(BackendState.DRAINING)
+            await watcher.well()
+            assert fake.count("/events") == streams
+
+    run(scenario())
+
+
+def test_what_happens_while_containers_are_listed_is_not_forgotten(
+    fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_api, "TIMEOUT", 30)
+
+    async def scenario() -> None:
+        async with watch(fake.url) as watcher:
+            await watcher.listening(fake)
+            asked = fake.count("/containers/json")
+            fake.held["containers"] = answered = threading.Event()
+            fake.end_events()
+            await watcher.until(lambda: fake.count("/containers/json") > asked, "the request")
+            await watcher.until(lambda: fake.listeners, "the event stream")
+            fake.emit(event("die"))
+            await watcher.state(BackendState.DOWN)
+            answered.set()
+            await watcher.polls(fake, 5)
+            assert state_of(watcher.seen[-1], WEB_TASK) is BackendState.DOWN
 
     run(scenario())
 
