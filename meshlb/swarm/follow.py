@@ -500,7 +500,7 @@ class Session:
         membership = known.membership or Membership("")
         namespace = (os.fspath(self._namespace), known.namespace_id)
         result = docker_view.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
-        result = replace(result, services=known.targets.remember(result.services))
+        result = replace(result, services=known.targets.remember(result.services, view))
         if known.namespace_id:
             return result
         missing = (

@@ -351,21 +351,29 @@ class Targets:
     """Remembers what tasks were started with, where their service leads its ports elsewhere since.
 
     Swarm replaces such tasks one by one; until then they listen where they did. A task that was seen before
-    the change may listen at either: whoever is told late of the change has seen new ones, too.
+    the change may listen at either: whoever is told late of the change has seen new ones, too. Tasks that
+    were there from the first may have been started before anything that is remembered. Gossip shows the
+    ports of one task of a service, now of this one, now of that one, so it tells in time where they listen.
     """
 
     def __init__(self) -> None:
         self._ports: dict[str, dict[tuple[int, Protocol], Port]] = {}  # by services' names
         self._tasks: dict[str, tuple[Port, ...]] = {}  # by tasks' ids
+        self._unsure: frozenset[str] | None = None  # the ids of the tasks that were there from the first
 
-    def remember(self, services: Iterable[Service]) -> tuple[Service, ...]:
-        """The services, with what has been different when their tasks were first seen."""
+    def remember(self, services: Collection[Service], view: View) -> tuple[Service, ...]:
+        """The services, with what has been different when their tasks were first seen; `view` is gossip's."""
+        ids = frozenset(task.id for service in services for task in service.tasks)
+        if ids:
+            self._unsure = ids if self._unsure is None else self._unsure & ids
+        seen = {service.name: service.ports for service in view.services}
         before, self._ports, self._tasks = (self._ports, self._tasks), {}, {}
-        return tuple(self._of(service, *before) for service in services)
+        return tuple(self._of(service, seen.get(service.name, ()), *before) for service in services)
 
     def _of(
         self,
         service: Service,
+        seen: tuple[Port, ...],
         ports: Mapping[str, Mapping[tuple[int, Protocol], Port]],
         tasks: Mapping[str, tuple[Port, ...]],
     ) -> Service:
@@ -373,6 +381,10 @@ class Targets:
         was = ports.get(service.name, {})
         moved = tuple(was[key] for key, port in now.items() if key in was and was[key] != port)
         of_task = {task.id: (*tasks[task.id], *moved) if task.id in tasks else () for task in service.tasks}
+        if elsewhere := _elsewhere(service.ports, seen):
+            of_task |= {
+                name: (*of_task[name], *elsewhere) for name in of_task.keys() & (self._unsure or frozenset())
+            }
         former = {
             name: tuple(port for port in dict.fromkeys(found) if now.get(port.key) != port)
             for name, found in of_task.items()
@@ -381,6 +393,15 @@ class Targets:
         if not any(former.values()):
             return service
         return replace(service, tasks=tuple(replace(task, former=former[task.id]) for task in service.tasks))
+
+
+def _elsewhere(ports: Iterable[Port], seen: Iterable[Port]) -> tuple[Port, ...]:
+    """The ports as gossip has seen them, where none of their number leads there; gossip has no protocols."""
+    led = {(port.published, port.target) for port in ports}
+    other = [port for port in seen if (port.published, port.target) not in led]
+    return tuple(
+        replace(port, target=one.target) for one in other for port in ports if port.published == one.published
+    )
 
 
 def _shows(shown: Mapping[tuple[str, Port], float], name: str, published: int) -> bool:

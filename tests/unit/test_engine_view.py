@@ -355,7 +355,7 @@ def test_an_error_s_reason_is_one_line() -> None:
 def test_tasks_are_remembered_with_the_targets_that_they_were_started_with() -> None:
     def seen(target: int, *tasks: str) -> dict[str, tuple[Port, ...]]:
         found = tuple(Task(task, task, "10.0.0.5") for task in tasks)
-        [service] = targets.remember([Service("1", "web", (Port(80, target), Port(90, 9000)), found)])
+        [service] = targets.remember([Service("1", "web", (Port(80, target), Port(90, 9000)), found)], View())
         return {task.id: task.former for task in service.tasks}
 
     targets, first, second = Targets(), Port(80, 8000), Port(80, 8100)
@@ -364,5 +364,33 @@ def test_tasks_are_remembered_with_the_targets_that_they_were_started_with() -> 
     assert seen(8100, "a", "b", "c") == {"a": (first,), "b": (first,), "c": ()}
     assert seen(8200, "b", "c", "d") == {"b": (first, second), "c": (second,), "d": ()}
     assert seen(8100, "c", "d") == dict.fromkeys("cd", (Port(80, 8200),)), "rolled back"
-    assert targets.remember([]) == ()
+    assert targets.remember([], View()) == ()
     assert seen(8000, "c") == {"c": ()}, "of a service that was away nothing is known"
+
+
+def told(targets: Targets, ports: str, shown: str, *tasks: str) -> dict[str, tuple[Port, ...]]:
+    """What each task was started with, where managers list some ports and gossip shows others."""
+
+    def published(text: str) -> tuple[Port, ...]:
+        words = (word.replace("/", " ").replace(">", " ").split() for word in text.split())
+        return tuple(Port(int(number), int(to), Protocol(kind)) for number, kind, to in words)
+
+    found = tuple(Task(task, task, "10.0.0.5") for task in tasks)
+    listed = Service("1", "web", published(ports), found)
+    [service] = targets.remember([listed], View((Service("", "web", published(shown), found),)))
+    return {task.id: task.former for task in service.tasks}
+
+
+def test_an_agent_that_starts_during_an_update_learns_old_targets_from_gossip() -> None:
+    targets, old = Targets(), (Port(80, 8000),)
+    assert told(targets, "80/tcp>9000", "80/tcp>9000", "a", "b", "d") == dict.fromkeys("abd", ())
+    assert told(targets, "80/tcp>9000", "80/tcp>8000", "a", "b", "d") == dict.fromkeys("abd", old)
+    assert told(targets, "80/tcp>9000", "80/tcp>9000", "a", "b", "d") == dict.fromkeys("abd", old)
+    assert told(targets, "80/tcp>9000", "80/tcp>8000", "b", "d", "e") == {"b": old, "d": old, "e": ()}
+
+
+def test_gossip_that_knows_no_protocols_mixes_up_no_targets() -> None:
+    shown = "53/tcp>1053 53/tcp>2053 90/tcp>9000"
+    assert told(Targets(), "53/tcp>1053 53/udp>2053", shown, "a") == {"a": ()}
+    found = told(Targets(), "53/udp>1053", shown, "a")
+    assert found == {"a": (Port(53, 2053, Protocol.UDP),)}
