@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from meshlb.swarm.events import parse_containers
 from meshlb.swarm.view import (
     NOBODY,
     Lists,
+    Ports,
     Targets,
     View,
     carry_lists,
@@ -28,6 +30,7 @@ from meshlb.swarm.view import (
     snapshot,
     stopping,
 )
+from meshlb.table import Builder
 
 MANAGER, WORKER = "10.211.0.1", "10.211.0.2"
 NAMESPACE = ("/run/ns", 7)
@@ -394,3 +397,65 @@ def test_gossip_that_knows_no_protocols_mixes_up_no_targets() -> None:
     assert told(Targets(), "53/tcp>1053 53/udp>2053", shown, "a") == {"a": ()}
     found = told(Targets(), "53/udp>1053", shown, "a")
     assert found == {"a": (Port(53, 2053, Protocol.UDP),)}
+
+
+class Follower:
+    """A node that hears no manager: looks at gossip become backends."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._ports, self._targets, self._builder = Ports(), Targets(), Builder()
+
+    def look(self, shown: int, tasks: dict[str, int]) -> set[tuple[str, int]]:
+        """Gossip shows port 80 with the target `shown`; the tasks that are reached, and where."""
+        self.now += 0.25
+        found = tuple(Task(task, task, f"10.0.0.{ord(task)}") for task in tasks)
+        services = (Service("", "web", (Port(80, shown),), found),) if found else ()
+        view = self._ports.remember(View(services), self.now)
+        result = whole(view)
+        table = self._builder.build(replace(result, services=self._targets.remember(result.services, view)))
+        assert table.problems == ()
+        return {(each.task, each.port) for entry in table.entries for each in entry.backends}
+
+
+@pytest.mark.parametrize(("old", "new"), [(8000, 9000), (9000, 8000)])
+def test_where_gossip_alone_is_known_a_single_task_is_followed_to_its_new_target(old: int, new: int) -> None:
+    follower = Follower()
+    assert follower.look(old, {"a": old}) == {("a", old)}
+    follower.look(old, {})
+    for _ in range(100):
+        assert ("b", new) in follower.look(new, {"b": new})
+    assert follower.look(new, {"b": new}) == {("b", new)}, "what nobody has shown for long is forgotten"
+
+
+@pytest.mark.parametrize(("old", "new"), [(8000, 9000), (9000, 8000)])
+@pytest.mark.parametrize("start", [0, 1, 2])
+@pytest.mark.parametrize("first", [min, max])
+def test_where_gossip_alone_is_known_tasks_of_an_update_are_reached_where_they_listen(
+    old: int, new: int, start: int, first: Callable[[list[int]], int]
+) -> None:
+    """Whichever task's ports are shown first, and wherever in the update the agent starts."""
+    follower = Follower()
+    steps = [
+        {"a": old, "b": old, "c": old},
+        {"d": new, "b": old, "c": old},
+        {"d": new, "e": new, "c": old},
+        {"d": new, "e": new, "f": new},
+    ]
+    for tasks in steps[start:]:
+        both = list(tasks.values())
+        for shown in (first(both), *both):
+            follower.look(shown, tasks)
+        for shown in (*both * 20, *[new] * 60, *both * 20):
+            reached = follower.look(shown, tasks) if shown in both else tasks.items()
+            assert reached >= tasks.items()
+
+
+def test_targets_that_are_shown_together_are_all_a_port_s() -> None:
+    ports, both = Ports(), View((Service("", "dns", (Port(53, 1053), Port(53, 2053)), ()),))
+    assert ports.remember(both, 0.0) == both
+    one = View((Service("", "dns", (Port(53, 3053),), ()),))
+    assert ports.remember(one, 1.0).services == one.services
+    assert ports.remember(both, 2.0).services == one.services, (
+        "the newest is that which was shown last of all"
+    )
