@@ -19,7 +19,7 @@ from meshlb.errors import EngineError
 from meshlb.text import printable
 
 TIMEOUT = 5.0  # seconds that the engine may leave a request without a byte
-LARGEST = 32 << 20  # bytes of one answer; a task takes about 170, so a bound that no Swarm reaches
+LARGEST = 128 << 20  # bytes of one answer: more than 20,000 tasks of a manager's, at 6 kB each
 LONGEST_EVENT = 1 << 20
 
 

@@ -32,7 +32,9 @@ from meshlb.swarm.missing import Missing
 from meshlb.swarm.view import Lists, Membership, Ports, Targets, View
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
-TASKS_EVERY = 0.25  # seconds at least between its lists of tasks while they may change:
+TASKS_EVERY = 0.25  # seconds at least between its lists, and those of tasks while they may change:
+TASKS_REST = 20  # times what the last one cost us, but not so long that a task's end would be missed:
+TASKS_SLOWEST = 1.5  # seconds; Swarm takes three from its decision to the signal
 TASKS_STIR = 15.0  # so long after a service or a node did, and through every rolling update
 PATIENCE = 0.25  # seconds that a look waits for what it has asked for; later answers are for later looks
 FIRST_PATIENCE = (1.0, 6.0)  # the first look does: where lists of before are known, and where nothing is
@@ -90,6 +92,11 @@ def pause(interval: float, cost: float, *, hot: bool = False, stirring: bool = F
     return max(least, min(cost * rest, STIRRED if stirring else SLOWEST))
 
 
+def tasks_pause(cost: float) -> float:
+    """Seconds until tasks that may change are asked for again, where that took so many seconds of a core."""
+    return max(TASKS_EVERY, min(cost * TASKS_REST, TASKS_SLOWEST))
+
+
 class Session:
     """Follows one engine. `publish` gets a snapshot whenever an input of it has changed."""
 
@@ -112,7 +119,7 @@ class Session:
         self._over, self._wake = threading.Event(), threading.Event()
         self._asking = Asking(engine.connection())
         self._listing: Question[Listed] = Question(self._asking, self._wake.set)
-        self._wanting: Question[frozenset[str]] = Question(self._asking, self._wake.set)
+        self._wanting: Question[tuple[frozenset[str], float]] = Question(self._asking, self._wake.set)
         self._joining: Question[Membership] = Question(self._asking, self._wake.set)
         self._checking: Question[dict[str, BackendState]] = Question(self._asking, self._wake.set)
         self._events: deque[Event] = deque()
@@ -130,7 +137,8 @@ class Session:
         self._earlier: View | None = None  # what was known before this session, until gossip has caught up
         self._catch_up_until = 0.0
         self._lists_due = self._lists_asked = 0.0
-        self._tasks_due = self._stir_until = 0.0
+        self._tasks_due = self._tasks_asked = self._stir_until = 0.0
+        self._tasks_cost = 0.0  # seconds of a core
         self._quiet_until = 0.0  # the leader has not answered
         self._asked_about = View()  # what was shown when tasks were asked for
         self._membership_due = 0.0
@@ -285,9 +293,15 @@ class Session:
                 self._keep(event)
                 marked = True
             else:
-                self._lists_due = self._tasks_due = now
-                self._stir_until = now + TASKS_STIR
+                self._stir(now)
         return marked
+
+    def _stir(self, now: float) -> None:
+        """Services or nodes change: ask soon, but a hundred events are few questions."""
+        self._lists_due = min(self._lists_due, max(now, self._lists_asked + TASKS_EVERY))
+        tasks = max(now, self._tasks_asked + tasks_pause(self._tasks_cost))
+        self._tasks_due = min(self._tasks_due, tasks)
+        self._stir_until = now + TASKS_STIR
 
     def _keep(self, event: Event) -> None:
         """Keep what has happened while containers are being listed: the list may be older."""
@@ -353,7 +367,8 @@ class Session:
         """On a manager, and while tasks may change: which of them are about to be stopped."""
         is_due = self._known.lists is not None and now >= max(self._tasks_due, self._quiet_until)
         if is_due and not self._wanting.is_open:
-            self._tasks_due = now + (TASKS_EVERY if self._is_stirring(now) else LISTS_EVERY)
+            pause = tasks_pause(self._tasks_cost) if self._is_stirring(now) else LISTS_EVERY
+            self._tasks_asked, self._tasks_due = now, now + pause
             self._asked_about = self._fresh
             self._wanting.put(asking.wanted, self._patience)
         try:
@@ -363,10 +378,11 @@ class Session:
                 self._tasks_due = self._clock() + LISTS_EVERY
             self.lists_problem = f"tasks that are about to stop are known late: {error}"
             return False
-        return wanted is not None and self._take_wanted(wanted)
+        return wanted is not None and self._take_wanted(*wanted)
 
-    def _take_wanted(self, wanted: frozenset[str]) -> bool:
+    def _take_wanted(self, wanted: frozenset[str], cost: float) -> bool:
         """Of tasks that were not shown yet when this was asked, the answer says nothing."""
+        self._tasks_cost = cost
         lists = self._known.lists
         if lists is None:
             return False

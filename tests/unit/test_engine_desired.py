@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,26 @@ def test_tasks_that_began_while_tasks_were_listed_are_not_about_to_stop(
                 assert states == {None, BackendState.UP}
 
     run(scenario())
+
+
+def test_many_events_of_services_are_few_requests(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            async with watch(fake.url) as watcher:
+                await watcher.listening(fake)
+                asked, began = fake.count("/services"), time.monotonic()
+                for _ in range(50):
+                    fake.emit(swarm_event("service", "update"))
+                    await watcher.polls(fake, 1)
+                lasted = time.monotonic() - began
+                assert fake.count("/services") - asked <= lasted / docker_follow.TASKS_EVERY + 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("cost", "seconds"), [(0.0, 0.25), (0.01, 0.25), (0.05, 1.0), (3.0, 1.5)])
+def test_tasks_that_cost_much_are_listed_less_often(cost: float, seconds: float) -> None:
+    assert docker_follow.tasks_pause(cost) == pytest.approx(seconds)
 
 
 def test_tasks_are_listed_often_only_while_they_may_change(

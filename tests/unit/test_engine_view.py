@@ -23,10 +23,12 @@ from meshlb.swarm.view import (
     carry_lists,
     carry_tasks,
     find_ingress,
+    find_wanted,
     fingerprint,
     parse_lists,
     parse_membership,
     parse_view,
+    parse_wanted,
     snapshot,
     stopping,
 )
@@ -309,6 +311,31 @@ def test_tasks_of_jobs_are_not_wanted_to_run_and_do_not_stop() -> None:
     assert lists.jobs == {"job"}
     assert stopping(view, lists, frozenset()) == frozenset()
     assert stopping(view, replace(lists, jobs=frozenset()), frozenset()) == {"t1"}
+
+
+TASKS = [
+    {"ID": "t1", "Spec": {"ContainerSpec": {"Env": ['A="ID":"no"', "]]}}"]}}, "Networks": [{"ID": "n1"}]},
+    {"ID": "t2", "Labels": {'x"ID': "l1"}, "Slot": 2},
+]
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize("tasks", [TASKS[1:], []])
+def test_ids_are_found_without_reading_all_of_the_tasks(
+    tasks: list[dict[str, Any]], separators: tuple[str, str]
+) -> None:
+    body = json.dumps(tasks, separators=separators).encode() + b"\n"
+    found = find_wanted(body)
+    assert found is not None
+    assert found >= parse_wanted(tasks)
+    assert not found & {"t1", "no"}
+    for end in range(len(body) - 1):
+        assert find_wanted(body[:end]) is None, "of half an answer nothing is believed"
+
+
+def test_tasks_of_which_it_is_not_sure_that_they_are_all_are_read() -> None:
+    assert find_wanted(json.dumps(TASKS).encode()) is None, "an odd number of brackets, be it in a text"
+    assert find_wanted(b'{"message":"no"}') is None
 
 
 def task(slot: int, node: str) -> Task:
