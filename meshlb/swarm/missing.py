@@ -8,7 +8,9 @@ must not pay for either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
+from math import inf
 
 from meshlb.model import BackendState, Node, Service, Task
 from meshlb.swarm.view import View
@@ -34,7 +36,8 @@ class Missing:
     """
 
     def __init__(self) -> None:
-        self._last = View()
+        self._last = self._told = View()
+        self._until = 0.0  # until then the same view is told the same
         self._heard: dict[str, float] = {}  # the nodes that are there, and since when
         self._lost: dict[str, float] = {}  # the nodes that were there, and since when they are not
         self._missed: dict[str, _Missed] = {}
@@ -46,17 +49,19 @@ class Missing:
 
     def remember(self, view: View, own: str, now: float) -> View:
         """The view with what is missing; `own` is this node's address, about which its engine is right."""
-        if view is self._last and not self._missed and not self._lost:
-            return view
-        self._look_for_nodes(view.heard, now)
+        if view is not self._last or now >= self._until:
+            self._look_for_nodes(view.heard, now)
+            self._missed = self._missing(view, own, now)
+            self._last, self._told = view, self._filled(view) if self._missed else view
+            ends = (*map(self._end, self._missed.values()), *(at + LOST_STAYS for at in self._lost.values()))
+            self._until = min(ends, default=inf)
+        return self._told
+
+    def _missing(self, view: View, own: str, now: float) -> dict[str, _Missed]:
         shown = {task.id for service in view.services for task in service.tasks}
-        gone = {
-            m.task.id: m for m in self._tasks(now) if m.task.id not in shown and m.task.node not in (own, "")
-        }
         missed = {key: found for key, found in self._missed.items() if key not in shown}
-        self._missed = {k: m for k, m in (gone | missed).items() if not self._is_over(m, now)}
-        self._last = view
-        return self._filled(view) if self._missed else view
+        gone = {found.task.id: found for found in self._gone(shown, (own, ""), now)}
+        return {key: found for key, found in (gone | missed).items() if now < self._end(found)}
 
     def _look_for_nodes(self, heard: frozenset[str], now: float) -> None:
         gone = dict.fromkeys(self._heard.keys(), now) | self._lost
@@ -65,31 +70,34 @@ class Missing:
         }
         self._heard = {node: self._heard.get(node, now) for node in heard}
 
-    def _tasks(self, now: float) -> list[_Missed]:
-        """All of the last view, as if they were missed from now on."""
+    def _gone(self, shown: Set[str], elsewhere: tuple[str, ...], now: float) -> Iterator[_Missed]:
+        """What the last view had, but for the tasks of certain nodes; they are missed from now on."""
         peers = {peer.address: peer for peer in self._last.peers}
-        return [
-            _Missed(replace(service, tasks=()), task, peers.get(task.node, Node("", "", task.node)), now)
-            for service in self._last.services
-            for task in service.tasks
-        ]
+        for service in self._last.services:
+            tasks = [task for task in service.tasks if task.id not in shown and task.node not in elsewhere]
+            bare = replace(service, tasks=()) if tasks else service
+            for task in tasks:
+                yield _Missed(bare, task, peers.get(task.node, Node("", "", task.node)), now)
 
-    def _is_over(self, missed: _Missed, now: float) -> bool:
+    def _end(self, missed: _Missed) -> float:
+        """When it is given up, as things are now."""
         heard = self._heard.get(missed.task.node)
-        if heard is None:
-            return now - missed.since >= LOST_STAYS
-        return now - max(missed.since, heard) >= HALF
+        return missed.since + LOST_STAYS if heard is None else max(missed.since, heard) + HALF
 
     def _filled(self, view: View) -> View:
         services = {service.name: service for service in view.services}
-        peers = {peer.address: peer for peer in view.peers}
+        peers = {missed.peer.address: missed.peer for missed in self._missed.values()}
+        peers |= {peer.address: peer for peer in view.peers}
+        filled: dict[str, list[Task]] = {}
         for missed in self._missed.values():
+            name = missed.service.name
+            service = services.setdefault(name, missed.service)
             lost = missed.peer.address not in self._heard
-            task = replace(missed.task, state=BackendState.SUSPECTED if lost else BackendState.DRAINING)
-            service = services.get(missed.service.name, missed.service)
-            tasks = sorted((*service.tasks, task), key=lambda task: (task.name, task.address))
-            services[service.name] = replace(service, tasks=tuple(tasks))
-            peers.setdefault(missed.peer.address, missed.peer)
+            state = BackendState.SUSPECTED if lost else BackendState.DRAINING
+            filled.setdefault(name, list(service.tasks)).append(replace(missed.task, state=state))
+        for name, tasks in filled.items():
+            ordered = tuple(sorted(tasks, key=lambda task: (task.name, task.address)))
+            services[name] = replace(services[name], tasks=ordered)
         return replace(
             view,
             services=tuple(services[name] for name in sorted(services)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from counting import operations
 
 from meshlb.model import BackendState, Node, Port, Service, Task
 from meshlb.swarm.missing import HALF, LOST_STAYS, Missing
@@ -110,3 +111,46 @@ def test_a_quiet_view_costs_nothing(missing: Missing) -> None:
     missing.remember(view, OWN, 1.0)
     missing.remember(view, OWN, 1.0 + LOST_STAYS)
     assert missing.remember(view, OWN, 2.0 + LOST_STAYS) is view
+
+
+def large_view(services: int, heard: str) -> View:
+    """Each has five tasks on each node of a, b and c that is heard."""
+    found = tuple(
+        Service(
+            "",
+            f"s{number:04}",
+            (Port(1 + number, 80),),
+            tuple(
+                Task(f"{number}{node}{slot}", f"{slot}", "10.0.0.1", node)
+                for node in heard
+                for slot in "12345"
+            ),
+        )
+        for number in range(services)
+    )
+    return View(found, tuple(Node("", node, node) for node in heard), frozenset(heard))
+
+
+def test_a_lost_node_costs_no_more_for_each_task_when_there_are_many() -> None:
+    def cost(services: int) -> tuple[int, int]:
+        missing, left = Missing(), large_view(services, "ab")
+        missing.remember(large_view(services, "abc"), OWN, 0.0)
+        return (
+            operations(lambda: missing.remember(left, OWN, 1.0)),
+            operations(lambda: missing.remember(left, OWN, 1.25)),
+        )
+
+    (few, quiet), (many, still_quiet) = cost(50), cost(500)
+    assert many < 15 * few
+    assert still_quiet == quiet < 100, "a view that does not change costs nothing"
+
+
+def test_many_missing_tasks_of_one_service_are_sorted_once() -> None:
+    def cost(tasks: int) -> int:
+        found = tuple(Task(f"{number}", f"{number:04}", "10.0.0.1", "c") for number in range(tasks))
+        whole = View((Service("", "web", (), found),), (), frozenset("ac"))
+        missing = Missing()
+        missing.remember(whole, OWN, 0.0)
+        return operations(lambda: missing.remember(View((), (), frozenset("a")), OWN, 1.0))
+
+    assert cost(500) < 15 * cost(50)

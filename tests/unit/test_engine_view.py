@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from counting import operations
 from fake_engine import recorded
 
 from meshlb.errors import EngineError
@@ -334,7 +335,7 @@ def test_ids_are_found_without_reading_all_of_the_tasks(
 
 
 def test_tasks_of_which_it_is_not_sure_that_they_are_all_are_read() -> None:
-    assert find_wanted(json.dumps(TASKS).encode()) is None, "an odd number of brackets, be it in a text"
+    assert find_wanted(json.dumps(TASKS).encode()) is None, "an odd brace, be it in a text"
     assert find_wanted(b'{"message":"no"}') is None
 
 
@@ -486,3 +487,21 @@ def test_targets_that_are_shown_together_are_all_a_port_s() -> None:
     assert ports.remember(both, 2.0).services == one.services, (
         "the newest is that which was shown last of all"
     )
+
+
+def test_ports_cost_no_more_for_each_service_when_there_are_many() -> None:
+    def view(services: int, target: int) -> View:
+        found = (Service("", f"s{number:04}", (Port(1 + number, target),), ()) for number in range(services))
+        return View(tuple(found))
+
+    def cost(services: int) -> tuple[int, int]:
+        ports, changed = Ports(), view(services, 2)
+        ports.remember(view(services, 1), 0.0)
+        return (
+            operations(lambda: ports.remember(changed, 0.25)),
+            operations(lambda: ports.remember(changed, 0.5)),
+        )
+
+    (few, quiet), (many, still_quiet) = cost(50), cost(500)
+    assert many < 15 * few
+    assert still_quiet == quiet < 100, "a view that does not change costs nothing"
