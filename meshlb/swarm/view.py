@@ -229,9 +229,8 @@ def find_wanted(body: bytes) -> frozenset[str] | None:
     """
     text = body.strip()
     is_whole = text.startswith(b"[") and text.endswith(b"]") and text.count(b"{") == text.count(b"}")
-    if not is_whole:
-        return None
-    return frozenset(found.decode() for found in _ID.findall(text))
+    ids = _ID.findall(text) if is_whole else []
+    return frozenset(found.decode() for found in ids) if ids or text == b"[]" else None
 
 
 def stopping(view: View, lists: Lists, wanted: frozenset[str]) -> frozenset[str]:

@@ -45,6 +45,7 @@ def check(data: bytes) -> None:
     """The bytes as an event, as an error's body and as answers."""
     properties.sentence(docker_api._message(data), 1_000)
     _check_event(data)
+    docker_view.find_wanted(data)
     found = _own(docker_api.parse, data, "/x")
     answers = found if isinstance(found, dict) else {}
     view = _own(docker_view.parse_view, answers.get("view", found)) or View()

@@ -121,7 +121,7 @@ def test_managers_that_do_not_come_hold_up_nothing(tmp_path: Path, monkeypatch: 
 def test_lists_that_did_not_come_are_left_alone_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_api, "TIMEOUT", 0.1)
+    monkeypatch.setattr(docker_api, "TIMEOUT", 1.0)
     monkeypatch.setattr(docker_follow, "LISTS_EVERY", 60.0)
     monkeypatch.setattr(docker_follow, "HOT", 0.0)
 

@@ -337,6 +337,7 @@ def test_ids_are_found_without_reading_all_of_the_tasks(
 def test_tasks_of_which_it_is_not_sure_that_they_are_all_are_read() -> None:
     assert find_wanted(json.dumps(TASKS).encode()) is None, "an odd brace, be it in a text"
     assert find_wanted(b'{"message":"no"}') is None
+    assert find_wanted(b'[{"ID" : "t1"}]') is None, "written as no engine does"
 
 
 def task(slot: int, node: str) -> Task:
