@@ -205,15 +205,35 @@ def test_all_of_it_can_be_used_by_keyboard() -> None:
 
 
 def test_an_agent_that_ends_is_told_and_found_again() -> None:
-    mesh = MadeUp({"web": 1})
+    mesh, old, new = MadeUp({"web": 1}), Timeline(clock=lambda: 1e9), Timeline(clock=lambda: 1e9 + 60)
+    old.tell([News("problem", "old")])
+    new.tell([News("problem", "new")])  # of the same number as that of the agent before
 
     async def run() -> None:
         async with asyncio.timeout(90), browser() as page:
-            async with http.serve("127.0.0.1:0", mesh.ask, None, mesh.statistics, Timeline()) as url:
+            async with http.serve("127.0.0.1:0", mesh.ask, None, mesh.statistics, old) as url:
                 await page.open(url, 1024)
                 await page.until(f"{ROWS} === 1")
+                await page.until(f"{SEEN}[0]?.[0] === 'old'")
             await page.until("document.getElementById('link').dataset.state === 'lost'")
-            async with http.serve(url.removeprefix("http://"), mesh.ask, None, mesh.statistics, Timeline()):
+            async with http.serve(url.removeprefix("http://"), mesh.ask, None, mesh.statistics, new):
                 await page.until("document.getElementById('link').dataset.state === 'live'")
+                await page.until(f"{SEEN}.map(one => one[0]).join() === 'new'")
 
     asyncio.run(run())
+
+
+def test_screen_readers_hear_of_an_agent_that_counts_its_events_anew() -> None:
+    mesh, elsewhere = MadeUp({"web": 1}), Elsewhere()
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, 1024)
+        await page.until(f"{ROWS} === 1")
+        for number, text in ((7, "before"), (1, "after")):
+            at = time.time()
+            events = [{"id": number, "time": at, "kind": "problem", "text": text}]
+            elsewhere.take("192.0.2.2", "events", at, json.dumps({"events": events}))
+            await page.until(f"{SEEN}[0]?.[0] === '{text}'")
+        assert await page.value("document.getElementById('said').textContent") == "after"
+
+    shown(mesh, Timeline(), scenario, elsewhere)

@@ -40,9 +40,9 @@ function listen() {
   });
   on("node-events", (found) => {
     const one = other(found.node);
-    const last = one.events.at(-1)?.id ?? Infinity;
+    const before = one.events;
     Object.assign(one, { events: found.events, ahead: found.ahead });
-    tellEvents(found.events.filter((each) => each.id > last));
+    tellEvents(before.length ? added(before, found.events) : []);
   });
   on("told", ({ nodes }) => {
     for (const [address, one] of others) if (!nodes.includes(address)) [one.before, one.now] = [null, null];
@@ -53,6 +53,12 @@ function listen() {
     stream.close();
     setTimeout(listen, AGAIN);
   };
+}
+
+// Those of `now` that were not there before. An agent that was started again counts them anew: the time tells.
+function added(before, now) {
+  const known = new Set(before.map((one) => `${one.id} ${one.time}`));
+  return now.filter((one) => !known.has(`${one.id} ${one.time}`));
 }
 
 function other(address) {

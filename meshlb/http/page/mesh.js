@@ -52,9 +52,10 @@ export function namesOf(status) {
 }
 
 // Events of all agents, oldest first. Several may have seen the same: that is one, with all of them.
+// An agent's own time is part of the key: one that was started again has other events with the same numbers.
 export function timeline(tellers) {
   const all = tellers.flatMap(({ address, name, ahead, events }) => events.map((one) => ({
-    ...one, key: `${address} ${one.id}`, seen: [name], time: Math.abs(ahead) > 1 ? one.time - ahead : one.time,
+    ...one, key: `${address} ${one.id} ${one.time}`, seen: [name], time: Math.abs(ahead) > 1 ? one.time - ahead : one.time,
   }))).sort((one, other) => one.time - other.time);
   const newest = new Map();
   const found = [];
