@@ -12,6 +12,7 @@ from axe import serious
 from browser import Page, browser, keep, needed
 from made_up import HOSTILE, MadeUp
 
+from meshlb.counts import Statistics
 from meshlb.elsewhere import Elsewhere
 from meshlb.http import server as http
 from meshlb.model import BackendState
@@ -237,3 +238,35 @@ def test_screen_readers_hear_of_an_agent_that_counts_its_events_anew() -> None:
         assert await page.value("document.getElementById('said').textContent") == "after"
 
     shown(mesh, Timeline(), scenario, elsewhere)
+
+
+LINK = "document.getElementById('link').dataset.state"
+LATER = "window.ahead = 0; { const now = Date.now; Date.now = () => now() + window.ahead; }"
+
+
+def test_an_agent_that_was_silent_for_a_while_is_live_again() -> None:
+    mesh, silent, speaking = MadeUp({"web": 1}), asyncio.Event(), asyncio.Event()
+
+    async def statistics() -> Statistics:
+        silent.set()
+        await speaking.wait()
+        return await mesh.statistics()
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(90),
+            http.serve("127.0.0.1:0", mesh.ask, None, statistics) as url,
+            browser() as page,
+        ):
+            speaking.set()
+            await page.open(url, 1024)
+            await page.until(f"{LINK} === 'live' && {ROWS} === 1")
+            await page.value(LATER)
+            speaking.clear()
+            silent.clear()
+            await silent.wait()
+            await page.until(f"window.ahead += 1000, {LINK} === 'lost'")
+            speaking.set()
+            await page.until(f"{LINK} === 'live'")
+
+    asyncio.run(run())

@@ -5,7 +5,7 @@ import * as view from "./view.js";
 
 const EVENTS_KEPT = 200;
 const AGAIN = 5000; // milliseconds
-const SILENT = 25000; // the agent sends counts every second, and never less than every ten
+const SILENT = 25000; // counts come every second, and from a busy agent now and then
 
 let status = null;
 let own = { now: null, before: null, events: [] };
@@ -18,6 +18,7 @@ function listen() {
   const stream = new EventSource("/api/v1/events");
   const on = (kind, take) => stream.addEventListener(kind, (message) => {
     heard = Date.now();
+    view.link("live", "Live"); // a laptop that slept has its old connection, which nothing opens anew
     take(JSON.parse(message.data));
     draw();
   });
