@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from made_up import HOSTILE, MadeUp
 
+from meshlb.counts import Statistics
 from meshlb.elsewhere import STALE, Elsewhere
 from meshlb.http import door, live
 from meshlb.http import events as http_events
@@ -249,6 +250,40 @@ def test_a_bug_in_the_status_ends_no_stream(caplog: pytest.LogCaptureFixture) ->
 
     asyncio.run(run())
     assert "bug" in caplog.text
+
+
+def test_a_look_that_waits_for_a_busy_plane_is_followed_by_the_next_soon(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh, slow, busy = MadeUp({"web": 1}), asyncio.Event(), asyncio.Event()
+
+    async def ask() -> Status:
+        if slow.is_set():
+            slow.clear()
+            await asyncio.sleep(1.0)
+            busy.set()
+        return await mesh.ask()
+
+    async def statistics() -> Statistics:
+        if busy.is_set():
+            busy.clear()
+            raise TimeoutError
+        return await mesh.statistics()
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(60),
+            http.serve("127.0.0.1:0", ask, None, statistics) as url,
+            hearing(url) as told,
+        ):
+            await first(told, "counts")
+            slow.set()
+            await busy.wait()
+            async with asyncio.timeout(12):  # twenty times as long would be more
+                await first(told, "counts")
+
+    asyncio.run(run())
+    assert not [each for each in caplog.records if each.name.startswith("meshlb")]
 
 
 def test_another_website_is_refused_everywhere_but_at_the_probe() -> None:

@@ -89,6 +89,21 @@ def test_a_failure_is_survived(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert "a bug" in caplog.text
 
 
+def test_a_busy_plane_is_asked_again_soon() -> None:
+    mesh, slow = MadeUp({"web": 1}), [1.0]
+
+    async def statistics() -> Statistics:
+        await asyncio.sleep(slow.pop() if slow else 0)
+        return await mesh.statistics()
+
+    async def scenario(elsewhere: Elsewhere, told: list[tuple[str, Mapping[str, Any]]]) -> None:
+        elsewhere.watch(True)
+        async with asyncio.timeout(12):  # twenty times as long would be more
+            await until(lambda: len(told) >= 3)
+
+    played(statistics, Timeline(), scenario)
+
+
 def test_who_has_nothing_to_do_is_left_out_and_of_many_the_least_busy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,7 +5,7 @@ import * as view from "./view.js";
 
 const EVENTS_KEPT = 200;
 const AGAIN = 5000; // milliseconds
-const SILENT = 25000; // counts come every second, and from a busy agent now and then
+const SILENT = 25000; // counts come every second, of a busy agent every ten or so
 
 let status = null;
 let own = { now: null, before: null, events: [] };
