@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from meshlb.model import BackendCounts, Counters, Histogram, Port, PortCounts, Refused
+from meshlb.model import BackendCounts, Counters, Histogram, Port, PortCounts, Protocol, Refused
 from meshlb.table import Backend
 
 _HISTOGRAM = "2Q24I"
@@ -24,9 +24,8 @@ PORT_ROW, BACKEND_ROW = _PORT.size, _BACKEND.size  # bytes
 TIMES = struct.Struct("=" + 2 * _HISTOGRAM)  # of a row: the time to connect, and to the first byte
 _BEFORE_TIMES = {PORT_ROW: struct.calcsize("=14Q"), BACKEND_ROW: struct.calcsize("=9Q2I")}
 
-Key = (
-    Port | tuple[Port, str, str, int]
-)  # of a port, and of a backend: its port, task, address and port number
+PortKey = tuple[int, Protocol]  # `Port.key`: one that leads to another target counts on
+Key = PortKey | tuple[PortKey, str, str, int]  # of a backend: its port, task, address and port number
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,8 @@ class Statistics:
 
     def times(self) -> Iterator[tuple[Key, bytes]]:
         """The `TIMES` of every port and then of every backend, as they are: the fast way."""
-        yield from zip(self.ports, _times(self.port_rows, PORT_ROW), strict=True)
-        keys = ((port, of.task, of.address, of.port) for port, of in self.backends)
+        yield from zip((port.key for port in self.ports), _times(self.port_rows, PORT_ROW), strict=True)
+        keys = ((port.key, of.task, of.address, of.port) for port, of in self.backends)
         yield from zip(keys, _times(self.backend_rows, BACKEND_ROW), strict=True)
 
 

@@ -143,7 +143,7 @@ def _port_columns(found: list[tuple[Port, tuple[int, ...]]], window: Window) -> 
         "failovers": failovers,
         "received": received,
         "sent": sent,
-        **_bucket_columns([window.buckets(port) for port in ports]),
+        **_bucket_columns([window.buckets(port.key) for port in ports]),
     }
 
 
@@ -153,7 +153,7 @@ def _backend_columns(
     of = [each for each, _ in found]
     rows = columns((row for _, row in found), BACKEND_NUMBERS)
     _, _, connected, failed, received, sent, _, _, _, active, standing, *_ = rows
-    keys = [(port, backend.task, backend.address, backend.port) for port, backend in of]
+    keys = [(port.key, backend.task, backend.address, backend.port) for port, backend in of]
     return {
         "port": [str(port) for port, _ in of],
         "task": [backend.task for _, backend in of],

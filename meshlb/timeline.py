@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from meshlb.model import BackendState, ChannelStatus, Port, PortStatus
+from meshlb.model import BackendState, ChannelStatus, PortStatus
 from meshlb.table import Backend, Table, changed
 
 KEPT = 256  # events
@@ -149,7 +149,7 @@ def _silent(channel: ChannelStatus | None) -> tuple[frozenset[str], frozenset[st
 
 
 def of_failovers(
-    old: Mapping[Port, int], new: Mapping[Port, int], services: Mapping[Port, str]
+    old: Mapping[str, int], new: Mapping[str, int], services: Mapping[str, str]
 ) -> Iterator[News]:
     """Attempts to connect that went on to another task since the counts in `old`: one event for all ports."""
     more = {port: count - old.get(port, 0) for port, count in new.items() if count > old.get(port, 0)}
@@ -159,7 +159,7 @@ def of_failovers(
     named = [f"{services.get(port, '')} {port} {more[port]}".strip() for port in most[:NAMED]]
     rest = [f"{len(most) - NAMED} more ports"] if len(most) > NAMED else []
     text = f"{_count(sum(more.values()), 'attempt')} went on to another task: {', '.join(named + rest)}"
-    about = {"service": _cut(services.get(most[0], "")), "port": str(most[0])} if len(most) == 1 else {}
+    about = {"service": _cut(services.get(most[0], "")), "port": most[0]} if len(most) == 1 else {}
     yield News("failover", _cut(text), about)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from meshlb.counts import Statistics
 from meshlb.elsewhere import Elsewhere
-from meshlb.model import ChannelStatus, Counters, Port, Status
+from meshlb.model import ChannelStatus, Counters, Status
 from meshlb.report import event_document, live_document, status_document
 from meshlb.timeline import Timeline, of_failovers, of_nodes
 from meshlb.window import Window
@@ -59,7 +59,7 @@ class Live:
         self._window = Window()
         self._counted_at = 0.0
         self._channel: ChannelStatus | None = None
-        self._failovers: dict[Port, int] = {}
+        self._failovers: dict[str, int] = {}  # by what clients know of a port
         self._failed_over, self._told_at = 0, -FAILOVERS
 
     def listen(self) -> Listener:
@@ -120,13 +120,13 @@ class Live:
 
     async def _look_at_failovers(self, status: Status) -> None:
         now, count = time.monotonic(), status.counters.failovers
-        services = {each.port: each.service for each in status.ports}
+        services = {str(each.port): each.service for each in status.ports}
         # One that is closed and served again counts from 0.
         self._failovers = {port: known for port, known in self._failovers.items() if port in services}
         self._failed_over = min(self._failed_over, count)
         if self._statistics is None or count == self._failed_over or now - self._told_at < FAILOVERS:
             return
-        found = {port: counts.failovers for port, counts in (await self._statistics()).of_ports()}
+        found = {str(port): counts.failovers for port, counts in (await self._statistics()).of_ports()}
         self.timeline.tell(of_failovers(self._failovers, found, services))
         self._failovers, self._failed_over, self._told_at = found, count, now
 

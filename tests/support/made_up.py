@@ -61,6 +61,25 @@ class MadeUp:
         )
         self.status = replace(self.status, snapshot=replace(self.status.snapshot, services=services))
 
+    def publish(self, service: str, port: Port) -> None:
+        """One service publishes this port from now on; its tasks may still listen where they did."""
+        ports = tuple(
+            replace(each, port=port) if each.service == service else each for each in self.status.ports
+        )
+        services = tuple(
+            replace(
+                one,
+                ports=(port,),
+                tasks=tuple(replace(each, former=(*each.former, *one.ports)) for each in one.tasks),
+            )
+            if one.name == service
+            else one
+            for one in self.status.snapshot.services
+        )
+        self.status = replace(
+            self.status, ports=ports, snapshot=replace(self.status.snapshot, services=services)
+        )
+
     async def ask(self) -> Status:
         return replace(self.status, counters=Counters(failovers=self._looks // 5))
 

@@ -20,7 +20,7 @@ from meshlb.elsewhere import STALE, Elsewhere
 from meshlb.http import door, live
 from meshlb.http import events as http_events
 from meshlb.http import server as http
-from meshlb.model import BackendState, ChannelStatus, Status
+from meshlb.model import BackendState, ChannelStatus, Port, Status
 from meshlb.timeline import News, Timeline
 
 Told = AsyncIterator[tuple[str, Any]]
@@ -151,6 +151,21 @@ def test_failovers_of_a_port_that_is_closed_and_served_again_are_told() -> None:
 
     asyncio.run(run())
     assert [event.news.kind for event in timeline.since(0)] == ["failover", "failover"]
+
+
+def test_failovers_of_a_port_that_leads_to_another_target_are_told_once() -> None:
+    mesh, timeline = MadeUp({"web": 1}), Timeline()
+    looks = live.Live(mesh.ask, mesh.statistics, timeline)
+
+    async def run() -> None:
+        for target, mesh._looks in ((80, 5), (81, 10)):  # looks until there is one failover, and two
+            mesh.publish("web", Port(8000, target))
+            await looks.look()
+            looks._told_at -= live.FAILOVERS
+
+    asyncio.run(run())
+    told = "1 attempt went on to another task: web 8000/tcp 1"
+    assert [event.news.text for event in timeline.since(0)] == [told, told]
 
 
 def test_only_so_many_may_listen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from made_up import HOSTILE, MadeUp
 from meshlb.counts import Statistics
 from meshlb.elsewhere import Elsewhere
 from meshlb.http import server as http
-from meshlb.model import BackendState
+from meshlb.model import BackendState, Port
 from meshlb.report import told_document
 from meshlb.table import Table, build
 from meshlb.timeline import News, Timeline, of_tables
@@ -270,3 +270,37 @@ def test_an_agent_that_was_silent_for_a_while_is_live_again() -> None:
             await page.until(f"{LINK} === 'live'")
 
     asyncio.run(run())
+
+
+TARGETS = """import('/page/mesh.js').then(({ join, rowsOf }) => {
+    const state = { port: '80/tcp', service: 'web', state: 'serving', reason: '' };
+    const of = (task, port) => ({ task, name: task, node: 'a', port, state: 'up' });
+    const backends = [of('t1', 81), of('t1', 80), of('t2', 81)];
+    const columns = (time, connected, active, aside) => rowsOf({ time, ports: { port: [] },
+        backends: { port: Array(3).fill('80/tcp'), task: ['t1', 't1', 't2'], connected, active, aside } });
+    const source = { address: 'a', name: 'a', self: true, before: columns(1, [1, 10, 100], [0, 0, 0], []),
+        now: columns(2, [3, 14, 108], [1, 2, 4], [true, false, true]) };
+    const status = { ports: [state], services: [{ name: 'web', ports: [{ port: '80/tcp', backends }] }],
+        nodes: [{ id: 'n', address: 'a', name: 'a', self: true, state: 'up' }] };
+    const found = join(status, [source]);
+    return [found.services[0].ports[0].backends.map(one =>
+        [one.task, one.port, one.counts.active, one.pace.connected, one.counts.aside]),
+        found.flow[0].tasks.map(one => [one.id, one.active, one.from[0].active])];
+})"""
+
+
+def test_a_task_that_may_listen_at_two_targets_is_one() -> None:
+    mesh = MadeUp({"web": 3})
+    mesh.publish("web", Port(8000, 81))
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, 1024)
+        await page.until(f"{ROWS} === 3")
+        facts = await page.value("document.querySelector('.facts').textContent.replaceAll('\u00a0', ' ')")
+        assert facts.startswith("3 of 3 tasks up")
+        assert await page.value(TARGETS) == [
+            [["t1", 81, 3, 6, False], ["t2", 81, 4, 8, True]],
+            [["t1", 3, 3], ["t2", 4, 4]],
+        ]
+
+    shown(mesh, Timeline(), scenario)

@@ -78,7 +78,7 @@ def test_nodes_that_fall_silent_and_come_back() -> None:
 
 
 def test_failovers_of_all_ports_are_one_event() -> None:
-    ports = [Port(number, 80) for number in range(1, 6)]
+    ports = [f"{number}/tcp" for number in range(1, 6)]
     old, new = {ports[0]: 5}, dict.fromkeys(ports, 10) | {ports[4]: 90}
     assert told(of_failovers(old, new, {ports[4]: "web"})) == [
         (

@@ -11,10 +11,12 @@ from meshlb.window import STEP, Window, quantile, quantiles
 
 PORT = Port(80, 8000)
 BACKEND = Backend("10.0.0.1", 8000, "t1", "web.1", "192.0.2.1", BackendState.UP)
-KEY = (PORT, "t1", "10.0.0.1", 8000)
+KEY = (PORT.key, "t1", "10.0.0.1", 8000)
 
 
-def counted(connect: dict[int, int], first_byte: dict[int, int] | None = None) -> Statistics:
+def counted(
+    connect: dict[int, int], first_byte: dict[int, int] | None = None, port: Port = PORT
+) -> Statistics:
     """Of one port, and the same of its one backend."""
     first_byte = connect if first_byte is None else first_byte
     rows = [
@@ -22,9 +24,9 @@ def counted(connect: dict[int, int], first_byte: dict[int, int] | None = None) -
     ]
     times = [number for row in rows for number in row]
     return Statistics(
-        (PORT,),
+        (port,),
         bytearray(_PORT.pack(*[9] * 14, *times)),
-        ((PORT, BACKEND),),
+        ((port, BACKEND),),
         bytearray(_BACKEND.pack(*[9] * 11, *times)),
     )
 
@@ -45,13 +47,13 @@ def test_a_quantile_is_within_its_bucket(buckets: tuple[int, ...], share: float,
 
 def test_only_the_last_minute_counts() -> None:
     window = Window()
-    assert window.buckets(PORT) == ((), ())
+    assert window.buckets(PORT.key) == ((), ())
     window.look(0.0, counted({20: 1000}))
-    assert window.buckets(PORT) == ((), ())  # all of it was before
+    assert window.buckets(PORT.key) == ((), ())  # all of it was before
     window.look(1.0, counted({20: 1000, 1: 10}, {20: 1000, 3: 7}))
-    for key in (PORT, KEY):
+    for key in (PORT.key, KEY):
         assert window.buckets(key) == ((1, 10), (3, 7))
-    assert quantiles(window.buckets(PORT)[0]) == pytest.approx([1.5 * 2**-14, 1.98 * 2**-14], abs=1e-6)
+    assert quantiles(window.buckets(PORT.key)[0]) == pytest.approx([1.5 * 2**-14, 1.98 * 2**-14], abs=1e-6)
     for now in (STEP, STEP * 1.5, STEP * 2 - 1):
         window.look(now, counted({20: 1000, 1: 10}))
         assert window.buckets(KEY) == ((1, 10), (1, 10))
@@ -66,11 +68,19 @@ def test_who_came_meanwhile_counts_from_nothing() -> None:
     assert window.buckets(KEY) == ((2, 3), (2, 3))
 
 
+def test_a_port_that_leads_to_another_target_is_the_same_port() -> None:
+    window = Window()
+    window.look(0.0, counted({20: 1000}))
+    window.look(1.0, counted({20: 1000, 1: 10}, port=Port(80, 9000)))
+    for key in (PORT.key, KEY):
+        assert window.buckets(key) == ((1, 10), (1, 10))
+
+
 def test_a_port_that_counts_anew_says_nothing_wrong() -> None:
     window = Window()
     window.look(0.0, counted({3: 50}))
     window.look(1.0, counted({3: 1}))
-    assert window.buckets(PORT) == ((), ())
+    assert window.buckets(PORT.key) == ((), ())
     window.look(2.0, Statistics((), bytearray(), (), bytearray()))
-    assert window.buckets(PORT) == ((), ())
+    assert window.buckets(PORT.key) == ((), ())
     assert quantiles(()) is None

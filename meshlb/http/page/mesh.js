@@ -20,7 +20,7 @@ export function join(status, sources, from = "") {
     ports: service.ports.map((port) => ({
       ...port,
       ...(ports.get(port.port) ?? {}),
-      backends: port.backends.map((one) => ({
+      backends: once(port.backends).map((one) => ({
         ...one,
         on: names.get(one.node) ?? one.node,
         ...(backends.get(`${port.port} ${one.task}`) ?? {}),
@@ -89,14 +89,20 @@ function servicesOf(status) {
   return [...services.values()].sort((one, other) => one.name.localeCompare(other.name));
 }
 
+// Of a task that may listen at several targets the first; agents name the port's own first.
+function once(backends) {
+  const found = new Map();
+  for (const one of backends) if (!found.has(one.task)) found.set(one.task, one);
+  return [...found.values()];
+}
+
 // What sources count of each port, or backend, added up.
 function gather(sources, kind, keyOf) {
   const found = new Map();
   for (const { address, name, now, before } of sources) {
-    const old = new Map((before?.[kind] ?? []).map((one) => [keyOf(one), one]));
+    const old = together(before?.[kind] ?? [], keyOf);
     const seconds = before ? now.time - before.time : 0;
-    for (const one of now[kind]) {
-      const key = keyOf(one);
+    for (const [key, one] of together(now[kind], keyOf)) {
       const sum = found.get(key) ?? found.set(key, { counts: { aside: false }, pace: {}, times: {}, buckets: {}, by: [] }).get(key);
       const pace = paceOf(one, old.get(key), seconds);
       for (const each of ADDED) sum.counts[each] = (sum.counts[each] ?? 0) + (one[each] ?? 0);
@@ -110,6 +116,23 @@ function gather(sources, kind, keyOf) {
     for (const each of TIMES) sum.times[each] = quantiles(sum.buckets[each]);
   }
   return found;
+}
+
+// The rows of one agent: a task has one for each target that it may listen at.
+function together(found, keyOf) {
+  const all = new Map();
+  for (const one of found) {
+    const key = keyOf(one);
+    all.set(key, all.has(key) ? added(all.get(key), one) : one);
+  }
+  return all;
+}
+
+function added(one, other) {
+  const sum = { ...one, aside: one.aside && other.aside };
+  for (const name of [...ADDED, ...PACED]) if (name in one) sum[name] = one[name] + other[name];
+  for (const each of TIMES) sum[`${each}_buckets`] = [one, other].flatMap((row) => row[`${each}_buckets`] ?? []);
+  return sum;
 }
 
 function paceOf(one, was, seconds) {
