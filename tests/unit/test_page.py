@@ -304,3 +304,25 @@ def test_a_task_that_may_listen_at_two_targets_is_one() -> None:
         ]
 
     shown(mesh, Timeline(), scenario)
+
+
+TIMES = "[...document.querySelectorAll('#events time')].map(one => one.textContent)"
+TITLE = "document.querySelector('#events time').title"
+DAY = 86400  # seconds
+
+
+def test_an_event_of_another_day_has_its_date() -> None:
+    then = 1.7e9  # on 14 or 15 November 2023, wherever the browser is
+    told = Timeline(clock=lambda: then)
+    told.tell([News("problem", "something")])
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, 1024)
+        await page.until(f"/^1[45] Nov \\d\\d:\\d\\d:\\d\\d$/.test({TIMES}[0])")
+        assert " November 2023" in await page.value(TITLE)
+        await page.value(f"Date.now = () => {then * 1000}")
+        await page.until(f"/^\\d\\d:\\d\\d:\\d\\d$/.test({TIMES}[0])")
+        await page.value(f"Date.now = () => {(then + DAY) * 1000}")
+        await page.until(f"/^1[45] Nov /.test({TIMES}[0])")
+
+    shown(MadeUp({"web": 1}), told, scenario)

@@ -35,8 +35,19 @@ export function times(found) {
   return found ? `${seconds(found[0])} / ${seconds(found[1])}` : "–";
 }
 
+// The time of a day, with the date where that is not today's.
 export function clock(time) {
-  return new Date(time * 1000).toLocaleTimeString("en-GB");
+  const then = new Date(time * 1000);
+  const date = day(then) === day() ? "" : `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} `;
+  return date + then.toLocaleTimeString("en-GB");
+}
+
+export function moment(time) {
+  return new Date(time * 1000).toLocaleString("en-GB", { dateStyle: "full", timeStyle: "long" });
+}
+
+export function day(date = new Date(Date.now())) {
+  return date.toDateString();
 }
 
 // Swarm's names of tasks end in 25 letters that say nothing to people; where there is room, `title` has them.

@@ -1,5 +1,6 @@
 // Hears what the agent tells, and has it shown. A stream that is refused is tried again.
 
+import { day } from "./format.js";
 import { join, namesOf, rowsOf, timeline } from "./mesh.js";
 import * as view from "./view.js";
 
@@ -13,6 +14,7 @@ let others = new Map(); // by address: what their agents tell, through this node
 let fresh = true; // the next events are all that the agent has
 let heard = 0;
 let drawing = false;
+let today = day();
 
 function listen() {
   const stream = new EventSource("/api/v1/events");
@@ -96,6 +98,8 @@ function draw() {
 }
 
 setInterval(() => {
+  if (today !== day()) tellEvents([]);
+  today = day();
   if (heard && Date.now() - heard > SILENT) view.link("lost", "The agent has fallen silent; what is shown is old");
 }, 5000);
 view.onFind(draw);

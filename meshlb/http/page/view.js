@@ -308,14 +308,18 @@ function clients(sum) {
 export function events(all, several) {
   list($("events"), [...all].reverse(), (one) => one.key,
     (one) => {
-      const time = el("time", "", format.clock(one.time));
+      const time = el("time");
       time.dateTime = new Date(one.time * 1000).toISOString();
+      time.title = format.moment(one.time);
       const made = el("li", "", time, el("span", "kind", one.kind.replace("-", " ")), el("span", "name", format.name(one.text)), el("span", "seen name"));
       made.title = one.text;
       made.dataset.tone = tone(one.kind);
       return made;
     },
-    (child, one) => text(child.lastElementChild, several ? `seen by ${named(one.seen)}` : ""));
+    (child, one) => {
+      text(child.firstElementChild, format.clock(one.time)); // another day it gets its date
+      text(child.lastElementChild, several ? `seen by ${named(one.seen)}` : "");
+    });
 }
 
 function tone(kind) {
