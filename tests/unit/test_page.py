@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from axe import serious
@@ -326,3 +327,23 @@ def test_an_event_of_another_day_has_its_date() -> None:
         await page.until(f"/^1[45] Nov /.test({TIMES}[0])")
 
     shown(MadeUp({"web": 1}), told, scenario)
+
+
+def test_focus_stays_when_something_before_it_goes() -> None:
+    mesh = MadeUp({"api": 1, "mqtt": 1, "web": 1})
+
+    async def scenario(page: Page, url: str) -> None:
+        await page.open(url, 1024)
+        await page.until(f"{ROWS} === 3")
+        await page.value("[...document.querySelectorAll('summary')].at(-1).focus()")
+        assert await page.value(FOCUS) == "web"
+        snapshot = mesh.status.snapshot
+        mesh.status = replace(
+            mesh.status,
+            ports=mesh.status.ports[1:],
+            snapshot=replace(snapshot, services=snapshot.services[1:]),
+        )
+        await page.until(f"{ROWS} === 2")
+        assert await page.value(FOCUS) == "web"
+
+    shown(mesh, Timeline(), scenario)

@@ -34,23 +34,21 @@ function text(element, value) {
   if (element.textContent !== value) element.textContent = value;
 }
 
-// Children of `parent` for `items`, each made once and filled every time.
+// Children of `parent` for `items`, each made once and filled every time. What is gone goes first: a child that
+// is moved, even to where it is, loses focus and selection.
 function list(parent, items, keyOf, make, fill) {
-  parent.kept ??= new Map();
-  const old = parent.kept;
+  const wanted = new Map(items.map((item) => [keyOf(item), item]));
+  const old = parent.kept ?? new Map();
+  for (const [key, child] of old) if (!wanted.has(key)) child.remove();
   parent.kept = new Map();
   let place = parent.firstElementChild;
-  for (const item of items) {
-    const key = keyOf(item);
-    if (parent.kept.has(key)) continue;
+  for (const [key, item] of wanted) {
     const child = old.get(key) ?? make(item);
-    old.delete(key);
     parent.kept.set(key, child);
     if (child === place) place = place.nextElementSibling;
     else parent.insertBefore(child, place);
     fill(child, item);
   }
-  for (const gone of old.values()) gone.remove();
 }
 
 function state(element, name, hint = "") {
