@@ -28,6 +28,9 @@ from meshlb.model import Status
 from meshlb.report import counts_document, health, health_document, status_document
 from meshlb.timeline import Timeline
 
+# Cookies know no ports: a browser sends those of every service that is published at this host.
+MOST_COOKIES = 16384  # bytes of one header
+MOST_HEADERS = 64
 PROBES = frozenset({"/healthz", "/readyz"})  # load balancers ask with any Host
 
 AskStatus = Callable[[], Awaitable[Status]]
@@ -65,7 +68,8 @@ async def serve(
         access_log=None,
         handle_signals=False,
         max_line_size=2048,
-        max_field_size=4096,
+        max_field_size=MOST_COOKIES,
+        max_headers=MOST_HEADERS,
         lingering_time=0,
         shutdown_timeout=1,
     )

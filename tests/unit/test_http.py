@@ -213,7 +213,15 @@ def test_only_get_is_answered_and_only_where_something_is() -> None:
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             assert (await get(url + "/api/v1/status", method))[0] == 405
         assert (await get(url + "/?" + "x" * 5000))[0] == 400
-        assert (await get(url, header="x" * 9000))[0] == 400
+        assert (await get(url, header="x" * 20_000))[0] == 400
+        assert (await get(url, **{f"header-{number}": "x" for number in range(100)}))[0] == 400
+
+    serving(WHOLE, scenario)
+
+
+def test_cookies_of_services_at_the_same_host_do_no_harm() -> None:
+    async def scenario(url: str) -> None:
+        assert (await get(url, cookie="x" * 16_000))[0] == 200
 
     serving(WHOLE, scenario)
 
