@@ -44,8 +44,15 @@ class Door:
             await asyncio.sleep(LIFETIME)
             open_now = set(self._server.connections)
             for connection in (seen & open_now) - self._staying:
-                connection.force_close()
+                _cut_off(connection)
             seen = open_now
+
+
+def _cut_off(connection: Any) -> None:
+    transport = connection.transport
+    connection.force_close()
+    if transport is not None:
+        transport.abort()  # closing alone waits for who does not read
 
 
 class Reception:

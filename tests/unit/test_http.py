@@ -7,6 +7,8 @@ import json
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -239,9 +241,9 @@ def test_an_answer_closes_its_connection() -> None:
     serving(WHOLE, scenario)
 
 
-async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(url: str, limit: int = 2**16) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, _, port = url.removeprefix("http://").rpartition(":")
-    return await asyncio.open_connection(host, int(port))
+    return await asyncio.open_connection(host, int(port), limit=limit)
 
 
 def test_a_crowd_is_refused_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +273,24 @@ def test_who_never_asks_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
         writer.close()
 
     serving(WHOLE, scenario)
+
+
+def test_who_does_not_read_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "LIFETIME", 0.2)
+    monkeypatch.setattr(door, "MAX_CONNECTIONS", 1)
+    large = replace(WHOLE, version="x" * 30_000_000)  # more than kernels keep
+
+    async def scenario(url: str) -> None:
+        reader, writer = await connect(url, limit=1)
+        writer.write(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.read(1)
+        code = 503
+        while code != 200:  # bounded by the timeout in run
+            with suppress(aiohttp.ClientError):
+                code = (await get(url))[0]
+        writer.close()
+
+    serving(large, scenario)
 
 
 def test_a_bug_in_a_page_is_an_error_and_the_server_lives(caplog: pytest.LogCaptureFixture) -> None:
