@@ -13,18 +13,24 @@ _log = logging.getLogger(ACCESS)
 log = logging.getLogger(__name__)
 
 
-def write(ended: Iterable[Ended], lost: int, nodes: Mapping[str, str]) -> None:
-    """The lines, each with the time of its end, and how many are `lost`. `nodes` are names by address."""
+def write(ended: Iterable[Ended], lost: int, nodes: Mapping[str, str]) -> int:
+    """The lines, each with the time of its end, and how many are `lost`. `nodes` are names by address.
+
+    Gives how many more are lost, as nobody reads them.
+    """
+    unread = 0
     for each in ended:
         record = logging.LogRecord(ACCESS, logging.INFO, "", 0, "connection", None, None)
         record.created = each.at
         record.fields = details(each, nodes)
         _log.handle(record)
+        unread += getattr(record, "lost", False)
     if lost:
         log.warning(
             "the access log lacks lines: more connections ended than could be written",
             extra=fields(lost=lost),
         )
+    return unread
 
 
 def details(of: Ended, nodes: Mapping[str, str]) -> dict[str, object]:

@@ -70,7 +70,7 @@ def _check(config: Config) -> int:
 
 
 def _serve(config: Config, replace: bool) -> int:
-    logs.setup(config.log_format, config.log_level)
+    handler = logs.setup(config.log_format, config.log_level)
     try:
         with asyncio.Runner(loop_factory=process.loop_factory(config.loop)) as runner:
             runner.run(compose(config, replace))
@@ -80,6 +80,8 @@ def _serve(config: Config, replace: bool) -> int:
         # Better no agent, which systemd restarts and a balancer notices, than half of one.
         log.critical("the agent ends because of a bug in meshlb", exc_info=True)
         return 1
+    finally:
+        handler.flush()  # before what is said of its end
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -15,8 +16,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TextIO
 
+from meshlb.lines import Lines
 from meshlb.text import printable
 
 ACCESS = "meshlb.access"  # the logger whose records are one for each connection, by request
@@ -25,9 +26,18 @@ _WORDS = re.compile(r"[\s:,;]+")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 
 
-def setup(style: str, level: str, stream: TextIO = sys.stderr) -> logging.Handler:
-    """Send every record to `stream` as `text` or `json`: ours from `level` on, others' from WARNING on."""
-    handler = logging.StreamHandler(stream)
+def to_stderr(data: bytes) -> None:
+    """Not by Python's file: it has a lock, and our end would wait for who waits there for a reader."""
+    while data:
+        data = data[os.write(sys.stderr.fileno(), data) :]
+
+
+def setup(style: str, level: str, write: Callable[[bytes], object] = to_stderr) -> logging.Handler:
+    """Have every record written as `text` or `json`: ours from `level` on, others' from WARNING on.
+
+    Nobody who logs waits for `write`; `flush` does, for a while.
+    """
+    handler = LineHandler(write)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     handler.addFilter(RepeatFilter())
     root = logging.getLogger()
@@ -40,6 +50,40 @@ def setup(style: str, level: str, stream: TextIO = sys.stderr) -> logging.Handle
 def fields(**values: object) -> dict[str, dict[str, object]]:
     """Details of a record, for the `extra` of a log call: `key=value` in text, members in JSON."""
     return {"fields": values}
+
+
+class LineHandler(logging.Handler):
+    """Makes lines of records; a thread writes them. A record whose line is lost gets the field `lost`."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._lines = Lines(write, self._lacking)
+
+    def createLock(self) -> None:  # noqa: N802  # logging's name
+        """None: the event loop would wait for it while a thread that has it waits for a place."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Give its line to the thread."""
+        try:
+            record.lost = not self._lines.put(self.format(record), bulk=record.name == ACCESS)
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until all lines are written, or for a second."""
+        self._lines.flush()
+
+    def close(self) -> None:
+        """Write nothing more."""
+        self._lines.close()
+        super().close()
+
+    def _lacking(self, lost: int) -> str:
+        text = "the log lacks lines: nobody has read it for a while"
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)
+        record.fields = {"lost": lost}
+        return self.format(record)
 
 
 class TextFormatter(logging.Formatter):
@@ -94,7 +138,7 @@ class RepeatFilter(logging.Filter):
         super().__init__()
         self._texts, self._templates, self._window, self._clock = texts, templates, window, clock
         self._seen: OrderedDict[tuple[object, ...], tuple[float, int]] = OrderedDict()
-        self._lock = threading.Lock()  # logging calls a handler's filters before it takes the handler's lock
+        self._lock = threading.RLock()  # a finalizer may log while its own thread has it
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record passes; it may get the field `suppressed`."""

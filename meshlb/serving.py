@@ -81,11 +81,12 @@ class Plane(Protocol):
         """End the workers and what is still open."""
 
 
-WriteEnded = Callable[[Iterable[Ended], int, Mapping[str, str]], None]
+WriteEnded = Callable[[Iterable[Ended], int, Mapping[str, str]], int]
 
 
-def _unwritten(_ended: Iterable[Ended], _lost: int, _nodes: Mapping[str, str]) -> None:
+def _unwritten(_ended: Iterable[Ended], _lost: int, _nodes: Mapping[str, str]) -> int:
     """Where there is no access log."""
+    return 0
 
 
 def pause(since_change: float, failed: bool, failures: int) -> float:
@@ -234,12 +235,13 @@ class Serving:
             await asyncio.sleep(LOGGED)
 
     async def _log_ended(self) -> None:
-        """In a thread: who reads our log slowly holds up nothing. What finds no place meanwhile is lost."""
+        """In a thread: who reads our log slowly holds up nothing else. What finds no place is lost."""
         ended, lost = await self._call(self._plane.ended)
         self._unlogged += lost
         if ended or lost:
             nodes = {node.address: node.name for node in self.snapshot.nodes}
-            await asyncio.to_thread(self._write_ended, ended, lost, nodes)
+            unread = await asyncio.to_thread(self._write_ended, ended, lost, nodes)
+            self._unlogged += unread
 
     async def order(self, verb: str, backend: str, force: bool) -> str:
         """Drain, pause or undrain a backend. Gives a sentence once that is so; MeshError refuses."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import ipaddress
 import json
-import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from written import Written
 
-from meshlb import logs
 from meshlb.access_log import details, write
 from meshlb.model import BackendState, Port
 from meshlb.policy import from_settings
@@ -28,13 +26,12 @@ ENDED = Ended(
 
 
 @contextmanager
-def logged(style: str) -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = logs.setup(style, "info", stream)
+def logged(style: str) -> Iterator[Written]:
+    written = Written(style)
     try:
-        yield stream
+        yield written
     finally:
-        logging.getLogger().removeHandler(handler)
+        written.end()
 
 
 def row(address: str, port: int, backend: int, reason: str, connect: int = 5) -> bytes:

@@ -464,3 +464,16 @@ def test_a_part_that_dies_of_a_bug_ends_the_agent_and_the_plane(monkeypatch: pyt
         assert agent.plane.calls[-1] == "stop"
 
     lives(main)
+
+
+def test_connections_whose_lines_nobody_reads_are_counted_as_missing_in_the_log() -> None:
+    class Lossy(Plane):
+        def ended(self) -> tuple[list[Ended], int]:
+            return [], 2
+
+    async def run() -> int:
+        async with Serving(Lossy(), write_ended=lambda ended, lost, nodes: 3) as serving:
+            pass
+        return serving._unlogged
+
+    assert asyncio.run(run()) == 5

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Iterator
 
 import pytest
+from written import Written
 
 from meshlb import logs
 from meshlb.logs import RepeatFilter
@@ -19,15 +19,16 @@ def untouched_root() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("meshlb")
     handlers, levels = list(root.handlers), (root.level, ours.level)
     yield
+    for each in root.handlers:
+        if each not in handlers:
+            each.close()
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     ours.setLevel(levels[1])
 
 
-def output(style: str, level: str = "info") -> tuple[logging.Logger, io.StringIO]:
-    stream = io.StringIO()
-    logs.setup(style, level, stream)
-    return logging.getLogger("meshlb.test"), stream
+def output(style: str, level: str = "info") -> tuple[logging.Logger, Written]:
+    return logging.getLogger("meshlb.test"), Written(style, level)
 
 
 def failing() -> None:
