@@ -75,7 +75,7 @@ def test_a_life_with_a_file(
     sentence = f"{mesh.file}:2: published = 99999: not a port number from 1 to 65535"
     assert mesh.status()["source"]["problem"] == sentence
     assert mesh.status("/healthz")["problems"] == [sentence]
-    assert sentence in mesh.said()
+    eventually(lambda: sentence in mesh.said(), timeout=START, what="it in the log")
     assert reaches(port, two)
 
     # A mended one is noticed without a signal; a port that is gone refuses, and its connection goes on.
@@ -137,7 +137,8 @@ def test_a_port_that_another_process_holds_fails_alone_and_is_served_once_free(
         assert mesh.states() == {"one": "failed", "two": "serving"}
         assert mesh.reason("one").startswith(f"port {held}/tcp is held by ")
         assert [failed["port"] for failed in mesh.status("/healthz")["failed"]] == [f"{held}/tcp"]
-        assert f"port {held}/tcp of service one: failed: " in mesh.said()
+        told = f"port {held}/tcp of service one: failed: "
+        eventually(lambda: told in mesh.said(), timeout=START, what="it in the log")
         assert reaches(port, two)
     eventually(lambda: mesh.states()["one"] == "serving", timeout=START, what="the port to be served")
     assert reaches(held, one)

@@ -70,7 +70,7 @@ def test_ports_that_find_no_room_are_told_and_refused(agent: Make) -> None:
     assert RAISE in mesh.reason(f"s{left_out[0]}")
     told = f"{len(left_out)} ports are not served for want of file descriptors"
     eventually(lambda: told in str(mesh.status()["problems"]), timeout=START, what=told)
-    assert mesh.said().count(told) == 1
+    eventually(lambda: mesh.said().count(told) == 1, timeout=START, what="it in the log")
 
 
 def test_clients_that_wait_for_long_are_told_until_they_are_served(agent: Make) -> None:
@@ -83,6 +83,7 @@ def test_clients_that_wait_for_long_are_told_until_they_are_served(agent: Make) 
         eventually(lambda: told in str(mesh.status()["problems"]), timeout=START, what=told)
         assert mesh.status()["counters"]["open"] >= 20
     eventually(lambda: mesh.status()["problems"] == [], timeout=START, what="that to be over")
+    eventually(lambda: f"no more: {told}" in mesh.said(), timeout=START, what="that in the log")
     assert mesh.said().count(f"WARNING {told}") == mesh.said().count(f"no more: {told}") == 1
     assert echoes(port)
 
