@@ -109,7 +109,7 @@ class World:
             client.socket.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_any_order_of_events(mesh: Mesh, server: MakeServer, steps: list[tuple[str, int, int]]) -> None:
     world = World(mesh, [server(echo) for _ in range(SERVERS)])
