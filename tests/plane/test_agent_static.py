@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_process import START, Agent, Backend, connect, free_port, reaches
+from agent_process import START, Agent, Backend, connect, free_port, listens, reaches
 from waiting import eventually
 
 
@@ -82,6 +82,7 @@ def test_a_life_with_a_file(
     mesh.publish({other: one})
     eventually(lambda: set(mesh.states()) == {"one"}, timeout=START, what="the mended file")
     assert mesh.status()["source"]["problem"] == ""
+    eventually(lambda: not listens(port), timeout=START, what="the port to close")
     with pytest.raises(ConnectionRefusedError):
         connect(port)
     old_end.sendall(b"echo")
@@ -90,6 +91,7 @@ def test_a_life_with_a_file(
     # SIGTERM: no new connection, the open one finishes, and then the agent ends well.
     mesh.signal(signal.SIGTERM)
     eventually(lambda: mesh.status()["draining"], timeout=START, what="the drain")
+    eventually(lambda: not listens(other), timeout=START, what="the other port to close")
     with pytest.raises(ConnectionRefusedError):
         connect(other)
     old.sendall(b"last words")

@@ -115,7 +115,7 @@ def test_answers_of_udp_that_are_under_way_are_passed_on(mesh: Mesh, after: Call
 
     backend = UdpServer(answer)
     port = mesh.port = Port(mesh.port.published, 53, Protocol.UDP)
-    table = Table((mesh.entry(backend.backend, policy=Policy(flow_timeout=1)),))
+    table = Table((mesh.entry(backend.backend, policy=Policy(flow_timeout=5)),))
     try:
         mesh.plane.apply(table)
         with udp_client(port.published) as client:

@@ -19,6 +19,8 @@ from waiting import eventually
 PAUSE = 0.01  # seconds between the new connections of a load
 START = 30.0  # seconds for anything that needs the process to come up; a busy machine is slow
 
+LISTEN = "0A"  # a socket's state in /proc/net/tcp
+
 
 def free_port() -> int:
     return ports.free()
@@ -144,6 +146,13 @@ class Agent:
 
 def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), START)
+
+
+def listens(port: int) -> bool:
+    """Whether anybody listens at this port, in this network; without a connection that might wait there."""
+    tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
+    rows = (line.split() for table in tables for line in table.read_text().splitlines()[1:])
+    return any(row[1].endswith(f":{port:04X}") and row[3] == LISTEN for row in rows)
 
 
 def reaches(port: int, backend: Backend) -> bool:
