@@ -52,10 +52,12 @@ def test_an_answer_with_a_reset_at_its_heels_is_no_clean_end(mesh: Mesh, server:
 
 def test_the_clients_reset_after_its_fin_reaches_a_silent_server(mesh: Mesh, server: MakeServer) -> None:
     told: list[bool] = []
+    ended = threading.Event()
 
     def read_and_wait(connection: socket.socket) -> None:
         while connection.recv(64):
             pass
+        ended.set()
         told.append(hung_up(connection))
 
     backend = server(read_and_wait)
@@ -63,23 +65,26 @@ def test_the_clients_reset_after_its_fin_reaches_a_silent_server(mesh: Mesh, ser
     client = mesh.connect()
     client.sendall(b"question")
     client.shutdown(socket.SHUT_WR)
-    time.sleep(0.2)
+    assert ended.wait(30)
     reset(client)
     backend.close()
     assert told == [True]
 
 
 def test_the_servers_reset_after_its_fin_reaches_a_silent_client(mesh: Mesh, server: MakeServer) -> None:
+    heard = threading.Event()
+
     def end_and_reset(connection: socket.socket) -> None:
         connection.recv(1)
         connection.shutdown(socket.SHUT_WR)
-        time.sleep(0.2)
+        assert heard.wait(30)
         reset(connection)
 
     mesh.serve(server(end_and_reset).backend)
     with mesh.connect() as client:
         client.sendall(b"q")
         assert client.recv(1) == b""
+        heard.set()
         assert hung_up(client)
 
 

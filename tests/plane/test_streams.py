@@ -95,6 +95,7 @@ def test_streams_to_slow_readers_leave_descriptors_to_clients(server: MakeServer
             stack.enter_context(socket.create_connection(("127.0.0.1", plane.port), 30))
             for _ in range(streams)
         ]
+        eventually(lambda: backend.accepted == streams, timeout=60, what="all to be served")
         stalled(plane)
         assert before + 2 * streams < plane.look()["descriptors"] <= before + 2 * streams + 60
         for client in clients:
