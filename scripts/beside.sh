@@ -11,6 +11,7 @@ INTERRUPTED=""
 beside() {
     local name=$1
     shift
+    [ -z "$INTERRUPTED" ] || return 0
     say "$name: $*"
     set -m
     {
@@ -22,6 +23,13 @@ beside() {
     } &
     set +m
     PART_OF[$!]=$name
+    [ -z "$INTERRUPTED" ] || missed $!
+}
+
+# An interrupt that came while the part began, which hears none before its command runs.
+missed() {
+    sleep 1
+    kill -INT -- "-$1" 2>/dev/null || true
 }
 
 # The tests, but for those that measure. The ones on a real Swarm wait more than they compute: the rest takes what they

@@ -75,3 +75,13 @@ def test_an_interrupt_reaches_all_and_is_waited_for(number: signal.Signals, sigi
     assert waiting == {"first | waits\n", "second | waits\n"}
     assert sorted(out.splitlines()) == ["first | took down", "second | took down"]
     assert script.returncode == 130
+
+
+def test_an_interrupt_while_a_part_begins_reaches_it_and_no_other_begins(tmp_path: Path) -> None:
+    """`set +m` is what follows the part's start."""
+    now = 'set() { builtin set "$@"; if [ "$*${#PART_OF[@]}" = +m0 ]; then kill -INT $$; fi; }'
+    first = "trap 'exit 2' INT; for _ in {1..1000}; do sleep 0.01; done; echo left alone"
+    with begin(now, f'beside first bash -c "{first}"', f"beside second touch {tmp_path}/second") as script:
+        out, _ = script.communicate(timeout=60)
+    assert (script.returncode, out) == (130, "")
+    assert not (tmp_path / "second").exists()
