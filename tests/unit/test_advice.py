@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import ports
 import pytest
 from channel import HERE, THERE, run, state, until
 from swarm_ca import SwarmCA
@@ -55,8 +55,7 @@ async def node(standing: Standing, port: int, place: Path | None = None) -> Asyn
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server((HERE, 0)) as free:
-        return int(free.getsockname()[1])
+    return ports.free()
 
 
 def test_two_nodes(ca: SwarmCA, manager: Path, worker: Path, port: int, tmp_path: Path) -> None:

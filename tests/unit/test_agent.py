@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
+import ports
 import pytest
 
 from meshlb import process
@@ -148,8 +148,7 @@ class Agent:
 
     def __init__(self, *first: Snapshot | Exception, drain: float = 0.0) -> None:
         self.plane, self.source, self.signals = Plane(), Source(*first), Signals()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.http = f"127.0.0.1:{free.getsockname()[1]}"
+        self.http = f"127.0.0.1:{ports.free()}"
         self.config = Config(http=self.http, drain=drain)
 
     async def until(self, predicate: Callable[[], object]) -> None:
@@ -289,12 +288,13 @@ def test_a_source_that_breaks_is_started_again_and_the_table_stays(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        agent = Agent(snapshot(80), error, snapshot(81))
+        agent = Agent(snapshot(80), error)
 
         async def scenario() -> None:
             status = await agent.status(lambda status: status["problems"])
             assert str(error) in status["problems"][0]
-            assert agent.plane.served() == [80]
+            await agent.until(lambda: agent.plane.served() == [80])
+            agent.source.queue.put_nowait(snapshot(81))
             await agent.until(lambda: agent.plane.served() == [81])
             assert (await agent.get("/api/v1/status"))[1]["problems"] == []
 

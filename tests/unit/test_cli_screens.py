@@ -75,7 +75,7 @@ def test_bars_move_and_the_service_converges(swarm: Swarm, tmp_path: Path) -> No
         lines = shown.shows("overall progress: 1 out of 2 tasks", "2/2: starting")
         assert bars(lines)[0] == ("1/2", "running", 50)
         swarm.states = ["running", "running"]
-        shown.shows("verify: Waiting 2 seconds to verify that tasks are stable...")
+        shown.shows("verify: Waiting ", " seconds to verify that tasks are stable...")
         lines = shown.shows("verify: Service web converged", "ended with 0")
         assert [line for line in lines if line][-7:] == [
             ID,

@@ -38,7 +38,6 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same behaviour, with shorter waits."""
-    monkeypatch.setattr(docker_api, "TIMEOUT", 0.5)
     monkeypatch.setattr(engine, "BACKOFF", (0.02, 0.1))
     monkeypatch.setattr(engine, "RECHECK", 0.05)
     monkeypatch.setattr(engine, "DOUBT", 0.05)
@@ -533,6 +532,8 @@ def test_engine_that_misbehaves(
     fake: FakeEngine, fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docker_api, "LARGEST", 1 << 18)
+    if fault == "hangs":
+        monkeypatch.setattr(docker_api, "TIMEOUT", 0.5)
     harm, problem = FAULTS[fault]
     view = fake.view()
 

@@ -21,17 +21,17 @@ time.sleep(float(sys.argv[2]))
 KEEPER = """
 import sys
 from meshlb.handover.keeper import Keeper
-sys.exit(Keeper([sys.executable, "-c", *sys.argv[1:]], watchdog=0.5).run())
+sys.exit(Keeper([sys.executable, "-c", *sys.argv[2:]], watchdog=float(sys.argv[1])).run())
 """
 
 
-def kept(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", KEEPER, AGENT, *arguments]
+def kept(watchdog: float, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", KEEPER, str(watchdog), AGENT, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_an_agent_that_falls_silent_is_killed_and_started_again() -> None:
-    with kept("0", "60") as keeper:
+    with kept(0.5, "0", "60") as keeper:
         assert keeper.stdout is not None
         assert [keeper.stdout.readline() for _ in range(2)] == ["serves 500000\n"] * 2
         keeper.terminate()
@@ -41,9 +41,9 @@ def test_an_agent_that_falls_silent_is_killed_and_started_again() -> None:
 
 
 def test_one_that_says_that_it_is_well_lives_and_is_not_started_again_after_a_good_end() -> None:
-    with kept("8", "0") as keeper:
+    with kept(3.0, "35", "0") as keeper:
         assert keeper.stderr is not None
         assert "another agent has this one's place" in keeper.stderr.readline()
         keeper.terminate()
         out, said = keeper.communicate(timeout=60)
-    assert (keeper.returncode, out, said) == (0, "serves 500000\n", "")
+    assert (keeper.returncode, out, said) == (0, "serves 3000000\n", "")

@@ -139,7 +139,7 @@ def test_a_steady_load_does_not_wait_for_those_before() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
         address = f"{host}:{port}"
-        with Load([address], rate=100, concurrency=20, timeout=0.3, steady=True, seconds=0.5) as load:
+        with Load([address], rate=100, concurrency=20, timeout=0.3, steady=True, seconds=2) as load:
             child = load._process
             assert child
             eventually(lambda: child.poll() is not None, timeout=10, what="the load to end by itself")
