@@ -13,6 +13,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from ages import without_ages
 from waiting import eventually
 
 from meshlb.lab import IMAGE, Lab, Node
@@ -47,13 +48,8 @@ def docker(node: Node, *words: str) -> str:
     return node.run(["docker", *words], timeout=60).stdout
 
 
-def without_ages(text: str) -> str:
-    """A list of tasks without what changes from second to second."""
-    return re.sub(r"\S+ (less than a|about an?|\d+) \w+ ago *", "… ", text)
-
-
 def same(node: Node, *words: str) -> bool:
-    """Whether docker prints the same, to the space."""
+    """Whether docker prints the same, to the space but for what follows ages."""
     return without_ages(said(node, *words)) == without_ages(docker(node, *words))
 
 
