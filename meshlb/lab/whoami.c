@@ -5,7 +5,7 @@
  * httpd, which stands in for it where there is no C compiler, queues nine connections; the tenth waits a second.
  *
  * START_DELAY: seconds until it listens. STOP_DELAY: seconds that it serves on after SIGTERM. Then it closes its
- * listeners, answers those whom it has accepted, and exits, as a well-behaved server does.
+ * listeners, answers those whom it has accepted, and exits, as a well-behaved server does: with 1 when it could not.
  * NODE, TASK: said in the answer, for example --env NODE={{.Node.Hostname}} --env TASK={{.Task.Name}}.
  * GREET=1: of TCP, too, what ECHO_PORT says begins with the container's name and a new line.
  */
@@ -243,5 +243,5 @@ int main(void) {
     reply(listeners[2]->fd), drop(listeners[2]);
     for (int turns = 0; waiting && turns < 200; turns++)
         turn(10);
-    return 0;
+    return waiting != 0;
 }

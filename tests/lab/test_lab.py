@@ -36,7 +36,7 @@ def assert_nothing_left(name: str) -> None:
     assert name not in Path("/proc/mounts").read_text()
     links = subprocess.run(["ip", "link", "show"], capture_output=True, text=True, check=True).stdout
     assert f"meshlb-lab:{name}\n" not in links
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/meshlb-lab/{name}"))
+    assert not [path for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(f"/meshlb-lab/{name}")]
     # Whoever was born in a node has its name among the arguments of its engine, shim or script.
     assert not [pid for pid, arguments in _commands() if f"meshlb-lab/{name}/" in arguments]
 
@@ -131,6 +131,7 @@ def test_a_cut_node_runs_on_alone(lab: Lab) -> None:
     eventually(lambda: reaches(first, third), timeout=20, what="the mended cable")
 
 
+@pytest.mark.timeout(360)
 def test_tasks_of_a_killed_node_move_and_it_comes_back(lab: Lab) -> None:
     manager, _, third = lab.nodes
     manager.run(["docker", "service", "create", "--quiet", "--name=moving", "--replicas=3", IMAGE])
@@ -146,7 +147,7 @@ def test_tasks_of_a_killed_node_move_and_it_comes_back(lab: Lab) -> None:
                 sorted(set(placed(manager, "moving"))) == ["node1", "node2"]
                 and len(placed(manager, "moving")) == 3
             ),
-            timeout=90,
+            timeout=180,
             what="the tasks to move",
             every=0.2,
         )
@@ -180,7 +181,7 @@ def test_the_image_answers_under_load(small: Lab) -> None:
         "run",
         "--detach",
         "--network=host",
-        "--env=START_DELAY=1",
+        "--env=START_DELAY=4",
         "--env=NODE=n",
         "--name=web",
         IMAGE,
@@ -191,15 +192,23 @@ def test_the_image_answers_under_load(small: Lab) -> None:
         eventually(lambda: _listens(node.address, 8000), timeout=20, what="the server to listen")
         early = load.stop()
     assert set(early.reasons()) == {"refused"}
+    overflows = _counted(node, "netstat", "TcpExt", "ListenOverflows")
     with Load([web], concurrency=40) as load:
-        eventually(lambda: _accepted(node) > 2000, timeout=60, what="2000 connections")
+        eventually(
+            lambda: _counted(node, "snmp", "Tcp", "PassiveOpens") > 2000, timeout=60, what="2000 connections"
+        )
         busy = load.stop()
     assert (busy.failed, list(busy.answers[web])) == (0, ["node1"])
-    assert busy.slowest < 1.0  # a full accept queue costs its clients a second
+    full = _counted(node, "netstat", "TcpExt", "ListenOverflows") - overflows
+    assert full == 0, "a full accept queue costs its clients a second"
     with Load([web], concurrency=8) as load:
-        node.run(["docker", "restart", "web"])
+        node.run(["docker", "stop", "web"])
+        code = node.run(["docker", "inspect", "--format={{.State.ExitCode}}", "web"]).stdout
+        node.run(["docker", "start", "web"])
         ended_well = load.stop()
-    assert set(ended_well.reasons()) == {"refused"}  # who was accepted was answered
+    assert code == "0\n", "who was accepted was answered"
+    # Who comes between its last look and the end of the listener is reset by the kernel.
+    assert {"refused"} <= set(ended_well.reasons()) <= {"refused", "reset"}
     eventually(lambda: _listens(node.address, 9000), timeout=20, what="the server to listen again")
     with EchoHold(echo, count=20) as hold:
         node.run(["docker", "kill", "web"])
@@ -209,12 +218,11 @@ def test_the_image_answers_under_load(small: Lab) -> None:
     assert (ended.failed, ended.open_at_end) == (20, 0)
 
 
-def _accepted(node: Node) -> int:
-    """Connections that the node's kernel has accepted (PassiveOpens)."""
-    names, values = (
-        line.split() for line in node.run(["grep", "^Tcp:", "/proc/net/snmp"]).stdout.splitlines()
-    )
-    return int(values[names.index("PassiveOpens")])
+def _counted(node: Node, file: str, protocol: str, name: str) -> int:
+    """What the node's kernel has counted since its start."""
+    said = node.run(["grep", f"^{protocol}:", f"/proc/net/{file}"]).stdout
+    names, values = (line.split() for line in said.splitlines())
+    return int(values[names.index(name)])
 
 
 def _listens(address: str, port: int) -> bool:

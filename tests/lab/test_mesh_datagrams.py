@@ -29,10 +29,10 @@ def ask(address: str, question: bytes = b"?", timeout: float = 2) -> str:
         return name.decode()
 
 
-def answering(address: str, count: int) -> Counter[str]:
+def answering(address: str, count: int, timeout: float = 2) -> Counter[str]:
     """Who answers so many clients, and how often."""
     with contextlib.suppress(OSError):
-        return Counter(ask(address) for _ in range(count))
+        return Counter(ask(address, timeout=timeout) for _ in range(count))
     return Counter()
 
 
@@ -48,8 +48,8 @@ def test_every_node_spreads_conversations_over_all_tasks(lab: Lab, serve: Serve)
     serve("names", "--publish", f"{PUBLISHED}:9000/udp", "--replicas", "3")
     await_tasks(lab, 3)
     for node in lab.nodes:
-        assert sorted(answering(node.address, 12).values()) == [4, 4, 4]
-        assert ask(node.address, b"x" * 8000)  # in several fragments over the overlay
+        assert sorted(answering(node.address, 12, timeout=10).values()) == [4, 4, 4]
+        assert ask(node.address, b"x" * 8000, timeout=10)  # in several fragments over the overlay
 
 
 def test_scaling_costs_no_answer(lab: Lab, serve: Serve) -> None:
@@ -61,7 +61,7 @@ def test_scaling_costs_no_answer(lab: Lab, serve: Serve) -> None:
     def keep_asking(address: str) -> None:
         while not stop.is_set():
             try:
-                ask(address)
+                ask(address, timeout=10)
                 answered["yes"] += 1
             except OSError:
                 answered["no"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 from agents import Agent
 from docker_cli import Serve, docker
 from pairs import mixed_up
@@ -11,6 +12,8 @@ from waiting import eventually
 
 from meshlb.lab import Lab
 from meshlb.transparent.task_ways import TABLE
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
 PORT, ECHO = 8095, 8094
 PAIRS = 150
@@ -67,7 +70,7 @@ def test_every_task_sees_the_clients_own_address_on_every_node(
             seen |= {task} - {""}
             return len(seen) == len(lab.nodes)
 
-        eventually(all_seen, timeout=20, what=f"all tasks to answer at {node.name}")
+        eventually(all_seen, timeout=60, what=f"all tasks to answer at {node.name}")
     assert mixed_up([node.address for node in lab.nodes[:2]], ECHO, PAIRS) == []
     assert TABLE in left(lab)
     docker(lab, "service", "update", "--quiet", "--label-rm", "meshlb.client-address", "seen")
