@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from meshlb.model import BackendState, Desired, Node, Prepared
 from meshlb.peers.identity import IdentityError, Peer
-from meshlb.peers.message import Ledger, Message, MessageError
+from meshlb.peers.message import DESIRED, TASKS, Ledger, Message, MessageError
 
 _DEAD = BackendState.DOWN
 
@@ -25,7 +25,7 @@ class Beliefs:
 
     def __init__(self, kept: float, prepared: Mapping[str, Prepared] | None = None) -> None:
         self._kept = kept
-        self._ledger = Ledger()
+        self._ledgers = {DESIRED: Ledger(), TASKS: Ledger()}
         self._tasks: dict[str, dict[str, BackendState]] = {}
         self._prepared = dict(prepared or {})
         self._connected: dict[str, float] = {}  # when last
@@ -43,7 +43,7 @@ class Beliefs:
         if message.desired is not None and not peer.manager:
             raise MessageError("it tells what services are meant to be, and is not a manager")
         self.connected(address, now)
-        if not self._ledger.is_news((peer.node_id, address, message.part), message.version):
+        if not self._ledgers[message.part].is_news((peer.node_id, address), message.version):
             self.stale += 1
             return None
         self.heard += 1
@@ -73,10 +73,16 @@ class Beliefs:
 
     def forget(self) -> None:
         """All of it: the node is in another Swarm."""
+        self._ledgers[TASKS] = Ledger()
+        self.forget_desired()
         self._tasks.clear()
         self._prepared.clear()
         self._connected.clear()
         self.nodes = ()
+
+    def forget_desired(self) -> None:
+        """What managers have told: the same is news when they tell it again."""
+        self._ledgers[DESIRED] = Ledger()
 
     def check(self, address: str, peer: Peer) -> None:
         """IdentityError when managers list another node at this address."""

@@ -309,6 +309,7 @@ class Peers:
         """Without managers nothing is stopped any more: what was about to be has been by now, or lives on."""
         if self._advised.stopping:
             self._advised = replace(self._advised, stopping=frozenset())
+            self._beliefs.forget_desired()
             self._on_desired(self._advised)
 
     def _unreachable(self, clients: list[Client]) -> str:

@@ -344,7 +344,7 @@ def _check_unique(found: tuple[object, ...] | list[str], key: str, place: str) -
 class Ledger:
     """The newest version of every sender: what is older, or of an agent that was replaced, is not news."""
 
-    senders: int = 1024  # two for each of 256 peers, and room for their successors
+    senders: int = 1024  # four for each of 256 peers: room for their successors
     retired: int = 8  # epochs remembered for each sender
     _newest: OrderedDict[object, tuple[Version, deque[str]]] = field(default_factory=OrderedDict)
 

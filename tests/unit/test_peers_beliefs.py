@@ -99,6 +99,24 @@ def test_another_swarm_is_another_world() -> None:
     beliefs.hear(ONE, WORKS, tasks(1), 0)
 
 
+def test_who_comes_back_to_a_swarm_hears_again_what_has_not_changed_since() -> None:
+    beliefs = Beliefs(10)
+    beliefs.hear(TWO, WORKS, tasks(1, a=DOWN), 0)
+    beliefs.forget()
+    beliefs.hear(TWO, WORKS, tasks(1, a=DOWN), 0)
+    assert beliefs.tasks(0) == {TWO: {"a": DOWN}}
+
+
+def test_of_services_the_same_can_be_heard_again_once_it_was_forgotten() -> None:
+    beliefs = Beliefs(10)
+    beliefs.hear(ONE, MANAGES, tasks(1, a=DOWN), 0)
+    beliefs.hear(ONE, MANAGES, desired(1), 0)
+    beliefs.forget_desired()
+    assert beliefs.hear(ONE, MANAGES, desired(1), 0) == Desired(problems=("1",))
+    beliefs.hear(ONE, MANAGES, tasks(1), 0)
+    assert beliefs.tasks(0) == {ONE: {"a": DOWN}}
+
+
 def test_what_an_agent_sends_is_always_allowed() -> None:
     for size in (10, 100_000, 4 << 20):
         allowance, now = Allowance(0.0), 0.0

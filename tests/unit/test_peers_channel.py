@@ -272,6 +272,21 @@ def test_without_managers_nothing_is_about_to_stop_any_more(manager: Path, worke
     run(scenario())
 
 
+def test_what_was_forgotten_without_managers_is_heard_again(manager: Path, worker: Path) -> None:
+    desired = Desired(state("one").services, (), frozenset({"t"}))
+
+    async def scenario() -> None:
+        async with telling(manager, desired) as told, running(worker, told.peers.port) as heard:
+            heard.peers.connect((), (HERE,))
+            await until(lambda: heard.heard == [desired], "the state")
+            heard.peers.connect((), ("127.0.0.2",))
+            await until(lambda: len(heard.heard) == 2, "the task to live on")
+            heard.peers.connect((), (HERE,))
+            await until(lambda: heard.heard[-1] == desired, "the same state")
+
+    run(scenario())
+
+
 def test_nothing_is_left_behind(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
