@@ -143,12 +143,14 @@ class Desired:
     """What only managers know: how services are meant to be, without tasks, and which tasks are to stop.
 
     `stopping` are ids of tasks that Swarm is about to stop: some three seconds later they get their SIGTERM.
+    It is `old` where managers may have decided otherwise since.
     """
 
     services: tuple[Service, ...] = ()
     nodes: tuple[Node, ...] = ()
     stopping: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
+    old: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Beliefs:
         self.addresses: Collection[str] | None = None  # of the nodes that there are; None: not known yet
         self.hosts: Mapping[str, str] = {}  # the address of the node that runs a task
         self.nodes: tuple[Node, ...] = ()  # as managers list them
+        self.advisers: set[str] = set()  # addresses of managers that have told how services are meant to be
         self.heard = self.stale = self.foreign = 0
 
     def hear(self, address: str, peer: Peer, message: Message, now: float) -> Desired | None:
@@ -43,10 +44,14 @@ class Beliefs:
         if message.desired is not None and not peer.manager:
             raise MessageError("it tells what services are meant to be, and is not a manager")
         self.connected(address, now)
+        if not peer.manager:
+            self.advisers.discard(address)
         if not self._ledgers[message.part].is_news((peer.node_id, address), message.version):
             self.stale += 1
             return None
         self.heard += 1
+        if message.desired is not None:
+            self.advisers.add(address)
         if message.tasks is not None:
             self._tasks[address] = self._buried(address) | self._own(address, message.tasks)
             if message.prepared is not None:
@@ -82,6 +87,7 @@ class Beliefs:
 
     def forget_desired(self) -> None:
         """What managers have told: the same is news when they tell it again."""
+        self.advisers.clear()
         self._ledgers[DESIRED] = Ledger()
 
     def check(self, address: str, peer: Peer) -> None:

@@ -104,10 +104,11 @@ class Peers:
         self._desired: Desired | None = None
         self._states: Mapping[str, BackendState] | None = None
         self._prepared: Prepared | None = None
-        self._advised = Desired()  # by managers, last
+        self._advised: Desired | None = None  # by managers, last
         self._remote = Remote()
         self._garbage = 0
         self._informed = 0.0  # when a manager's agent was last there
+        self._advised_until = 0.0  # when one was that tells how services are meant to be
         self.tell({})
 
     @property
@@ -271,6 +272,7 @@ class Peers:
             now = clock()
             self._watch.tick(now)
             self._look_for_managers(now)
+            self._look_at_advice(now)
             for address, (client, _) in self._clients.items():
                 if client.connected:
                     self._beliefs.connected(address, now)
@@ -303,14 +305,24 @@ class Peers:
             self._tell("client", "")
         elif now - self._informed >= self._pace.grace:
             self._tell("client", self._unreachable(clients))
-            self._forget_stopping()
 
-    def _forget_stopping(self) -> None:
-        """Without managers nothing is stopped any more: what was about to be has been by now, or lives on."""
-        if self._advised.stopping:
-            self._advised = replace(self._advised, stopping=frozenset())
+    def _look_at_advice(self, now: float) -> None:
+        """What managers told is old some time after the last of them was heard."""
+        told = self._beliefs.advisers
+        if any(client.connected for address, (client, _) in self._clients.items() if address in told):
+            self._advised_until = now
+        elif now - self._advised_until >= self._pace.grace:
+            self._let_advice_age()
+
+    def _let_advice_age(self) -> None:
+        """Nor is anything stopped any more: what was about to be has been by now, or lives on."""
+        if self._advised is None:
+            return
+        aged = replace(self._advised, stopping=frozenset(), old=True)
+        if aged != self._advised:
+            self._advised = aged
             self._beliefs.forget_desired()
-            self._on_desired(self._advised)
+            self._on_desired(aged)
 
     def _unreachable(self, clients: list[Client]) -> str:
         place, reason = (clients[0].place, clients[0].reason) if clients else (min(self._managers), "silent")
@@ -324,7 +336,7 @@ class Peers:
         desired = self._beliefs.hear(address, peer, message, now)
         if desired is not None:
             self._know(desired)
-            self._advised = desired
+            self._advised, self._advised_until = desired, now
             self._on_desired(desired)
         self._report(now)
 
@@ -353,7 +365,7 @@ class Peers:
         self._server.drop()
         self._server.admit(frozenset())
         self._beliefs.forget()
-        self._advised = Desired()
+        self._advised = None
         self._anew = True
         self._changed.set()
 

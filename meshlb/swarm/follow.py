@@ -235,12 +235,13 @@ class Session:
         """Until a manager is heard, what was heard last before this start is the best there is."""
         if self._known.advice is None and self._known.membership is not None:
             recalled = self._recall(self._known.membership.root)
-            self._known.advice = docker_view.from_desired(recalled) if recalled else None
+            old = replace(recalled, old=True) if recalled else None
+            self._known.advice = docker_view.from_desired(old) if old else None
 
     def _wait(self) -> None:
         now = self._clock()
         # Without lists many looks together tell what ports a service has.
-        cost = self._look_cost if self._lists is not None else 0.0
+        cost = self._look_cost if self._tells_ports else 0.0
         seconds = pause(self._interval, cost, hot=now < self._hot_until, stirring=self._is_stirring(now))
         if self._wake.wait(seconds):
             time.sleep(SHORTEST)  # a storm of events is one poll
@@ -451,7 +452,7 @@ class Session:
 
     def _remember_ports(self, now: float) -> bool:
         """Where no manager tells the ports, keep those that gossip shows now and then."""
-        if self._lists is not None:
+        if self._tells_ports:
             self._steady = self._shown
             return False
         before, self._steady = self._steady, self._ports.remember(self._shown, now)
@@ -461,6 +462,11 @@ class Session:
     def _lists(self) -> Lists | None:
         """What managers know: by ourselves, or by advice."""
         return self._known.lists or self._known.advice
+
+    @property
+    def _tells_ports(self) -> bool:
+        """Whether managers tell what ports services have now."""
+        return self._lists is not None and not self._lists.old
 
     def _without_lists(self, error: AnswerError) -> bool:
         """A worker has no lists; a manager that cannot give them keeps the last."""

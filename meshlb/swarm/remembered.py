@@ -63,12 +63,12 @@ def _prepared_told(text: str) -> Mapping[str, Prepared]:
     return {address: prepared_in(prepared) for address, prepared in found.items()}
 
 
-# Of services: what managers tell. Which tasks are about to stop is not for later.
+# Of services: what managers tell. Which tasks are about to stop is not for later, and all is old by then.
 DESIRED = What(
     "desired",
     lambda desired: encode(Version("desired", 0), desired),
     lambda text: decode(text).desired,
-    lambda desired: dataclasses.replace(desired, stopping=frozenset()),
+    lambda desired: dataclasses.replace(desired, stopping=frozenset(), old=False),
 )
 # By the addresses of nodes: what they have prepared for clients' own addresses.
 PREPARED = What("prepared", _prepared_text, _prepared_told)

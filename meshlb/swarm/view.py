@@ -69,6 +69,7 @@ class Lists:
     stopping: frozenset[str] = frozenset()  # ids of tasks that are about to be stopped
     carried: frozenset[str] = frozenset()  # names of removed services of which tasks are left
     jobs: frozenset[str] = frozenset()  # names of services whose tasks are to come to an end
+    old: bool = False  # what gossip shows of ports is newer
 
 
 def parse_membership(info: object) -> Membership:
@@ -253,7 +254,7 @@ def to_desired(lists: Lists) -> Desired:
 def from_desired(desired: Desired) -> Lists:
     """What another agent knows as a manager."""
     services = {service.name: service for service in desired.services}
-    return Lists(services, desired.nodes, desired.problems, stopping=desired.stopping)
+    return Lists(services, desired.nodes, desired.problems, stopping=desired.stopping, old=desired.old)
 
 
 def _listed_service(found: object, problems: list[str]) -> Service:
@@ -493,7 +494,7 @@ def carry_tasks(old: View, new: View, own: str, lists: Lists | None) -> View:
     current = {service.name: service for service in new.services}
     for service in old.services:
         lost = tuple(task for task in service.tasks if task.node not in new.heard | {own, ""})
-        if lists and service.name not in lists.services:
+        if lists and not lists.old and service.name not in lists.services:
             continue
         known = current.get(service.name, replace(service, tasks=()))
         ids = {task.id for task in known.tasks}
@@ -516,7 +517,7 @@ def snapshot(
 ) -> Snapshot:
     """All together: what gossip says, refined by a manager's lists and by what local containers do."""
     names = {service.name: service for service in view.services}
-    listed = lists.services if lists else {}
+    listed = (_as_shown(lists.services, view) if lists.old else lists.services) if lists else {}
     leaving = dict.fromkeys(lists.stopping if lists else (), BackendState.DRAINING)
     states = {**leaving, **marks}
     shares = weights.of_nodes(lists.nodes if lists else ())
@@ -539,6 +540,43 @@ def snapshot(
             if states.get(task.id) is not BackendState.DOWN
         ),
     )
+
+
+def _as_shown(listed: Mapping[str, Service], view: View) -> dict[str, Service]:
+    """What old lists know, with the ports that gossip shows: it hears of changes without any manager.
+
+    It shows no service without tasks. So one that it does not show has its ports still, but for those that
+    others have now.
+    """
+    shown = {
+        service.name: _led_as(listed[service.name], service.ports)
+        for service in view.services
+        if service.name in listed and service.ports
+    }
+    now = (shown.get(service.name, service) for service in view.services)
+    taken = {port.key for service in now for port in service.ports}
+    return {name: shown.get(name) or _without(service, taken) for name, service in listed.items()}
+
+
+def _led_as(listed: Service, shown: Iterable[Port]) -> Service:
+    """The service with the ports that gossip shows, in the protocols that are known of their numbers."""
+    targets: dict[int, set[int]] = {}
+    for port in shown:
+        targets.setdefault(port.published, set()).add(port.target)
+    ports = {port for number, found in targets.items() for port in _of_number(number, found, listed.ports)}
+    return replace(listed, ports=tuple(sorted(ports, key=_by_number)))
+
+
+def _of_number(number: int, targets: set[int], listed: Iterable[Port]) -> list[Port]:
+    """The ports of this number that lead to these targets. A target that is not listed is the newer one."""
+    known = [port for port in listed if port.published == number]
+    if not known:
+        return [Port(number, target) for target in targets]
+    new = targets - {port.target for port in known}
+    if not new:
+        return [port for port in known if port.target in targets]
+    moved = known[:1] if len(known) == 1 else [port for port in known if port.target not in targets]
+    return [replace(port, target=max(new)) if port in moved else port for port in known]
 
 
 def _merge(

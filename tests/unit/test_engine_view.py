@@ -33,7 +33,7 @@ from meshlb.swarm.view import (
     snapshot,
     stopping,
 )
-from meshlb.table import Builder
+from meshlb.table import Builder, build
 
 MANAGER, WORKER = "10.211.0.1", "10.211.0.2"
 NAMESPACE = ("/run/ns", 7)
@@ -363,6 +363,68 @@ def test_nothing_is_carried_of_what_is_known_to_be_gone() -> None:
     assert carry_tasks(old, view_of(heard=frozenset("ab")), "a", None).services == ()
     lists = Lists({"other": Service("i", "other", (), ())})
     assert carry_tasks(old, view_of(heard=frozenset("a")), "a", lists).services == ()
+
+
+def told_long_ago(listed: tuple[Service, ...], *shown: Service) -> dict[str, tuple[str, list[str]]]:
+    """Services and their tasks' addresses, by ports, where old lists and gossip show these."""
+    lists = Lists({service.name: service for service in listed}, old=True)
+    table = build(whole(View(shown), lists))
+    assert table.problems == ()
+    return {
+        str(entry.port): (entry.service, [f"{each.address}:{each.port}" for each in entry.backends])
+        for entry in table.entries
+    }
+
+
+OLD_WEB = Service("w", "web", (Port(80, 8000),), (), (("meshlb.balance", "source"),))
+
+
+def test_a_port_that_another_service_has_since_the_managers_were_heard_is_its_own() -> None:
+    green = Service("", "green", (Port(80, 9000),), (task(1, WORKER),))
+    assert told_long_ago((OLD_WEB,), green) == {"80/tcp": ("green", ["10.0.0.1:9000"])}
+    assert told_long_ago((OLD_WEB,)) == {"80/tcp": ("web", [])}, "nobody contradicts"
+
+
+def test_ports_that_are_published_since_the_managers_were_heard_are_gossips() -> None:
+    udp = replace(OLD_WEB, ports=(Port(53, 5353, Protocol.UDP), Port(81, 8100), Port(80, 8000)))
+    web = Service("", "web", (Port(53, 5353), Port(80, 9000), Port(90, 9090)), (task(1, WORKER),))
+    assert told_long_ago((udp,), web) == {
+        "53/udp": ("web", ["10.0.0.1:5353"]),
+        "80/tcp": ("web", ["10.0.0.1:9000"]),
+        "90/tcp": ("web", ["10.0.0.1:9090"]),
+    }
+    shown = whole(View((web,)), Lists({"web": udp}, old=True)).services[0]
+    assert (shown.id, shown.labels) == (OLD_WEB.id, OLD_WEB.labels), "labels are better old than none"
+    new = whole(View((web,)), Lists({"web": udp})).services[0]
+    assert new.ports == udp.ports
+
+
+@pytest.mark.parametrize(
+    ("shown", "ports"),
+    [
+        ([53], [Port(53, 53)]),
+        ([53, 5353], [Port(53, 53), Port(53, 5353, Protocol.UDP)]),
+        ([53, 6000], [Port(53, 53), Port(53, 6000, Protocol.UDP)]),
+    ],
+)
+def test_a_number_with_two_protocols_keeps_them(shown: list[int], ports: list[Port]) -> None:
+    listed = Service("d", "dns", (Port(53, 53), Port(53, 5353, Protocol.UDP)), ())
+    seen = Service("", "dns", tuple(Port(53, target) for target in shown), ())
+    [found] = whole(View((seen,)), Lists({"dns": listed}, old=True)).services
+    assert list(found.ports) == ports
+
+
+def test_while_a_target_changes_the_new_one_counts() -> None:
+    """Tasks that were seen before are remembered with the former one."""
+    seen = Service("", "web", (Port(80, 8000), Port(80, 9000)), (task(1, WORKER),))
+    assert told_long_ago((OLD_WEB,), seen) == {"80/tcp": ("web", ["10.0.0.1:9000"])}
+
+
+def test_what_old_lists_lack_is_carried() -> None:
+    old = view_of(task(1, "a"), task(2, "b"), heard=frozenset("ab"))
+    lists = Lists({"other": Service("i", "other", (), ())}, old=True)
+    carried = carry_tasks(old, view_of(heard=frozenset("a")), "a", lists)
+    assert [found.id for found in carried.services[0].tasks] == ["t2"]
 
 
 def test_garbage_that_is_nested_to_the_limit_is_told_without_its_text(real: dict[str, Any]) -> None:

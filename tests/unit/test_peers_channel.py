@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shutil
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -214,7 +215,10 @@ def test_managers_come_and_go(manager: Path, worker: Path) -> None:
             await until(lambda: told.peers.counters.clients == 1, "the connection again")
             told.peers.publish(state("two"))
             await until(lambda: heard.heard[-1] == state("two"), "the next state")
-            assert heard.heard == [state("one"), state("two")]
+            assert list(dict.fromkeys(each.services for each in heard.heard)) == [
+                state("one").services,
+                state("two").services,
+            ]
 
     run(scenario())
 
@@ -267,7 +271,34 @@ def test_without_managers_nothing_is_about_to_stop_any_more(manager: Path, worke
                 heard.peers.connect((), (HERE,))
                 await until(lambda: heard.heard == [desired], "the state")
                 await stack.aclose()
-                await until(lambda: heard.heard == [desired, state("one")], "the task to live on")
+                old = replace(state("one"), old=True)
+                await until(lambda: heard.heard == [desired, old], "the task to live on")
+
+    run(scenario())
+
+
+def test_what_managers_told_is_old_while_none_is_there(manager: Path, worker: Path) -> None:
+    old = replace(state("one"), old=True)
+
+    async def scenario() -> None:
+        async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
+            heard.peers.connect((), (HERE,))
+            await until(lambda: heard.heard == [state("one")], "the state")
+            heard.peers.connect(())
+            await until(lambda: heard.heard == [state("one"), old], "its age")
+            heard.peers.connect((), (HERE,))
+            await until(lambda: heard.heard == [state("one"), old, state("one")], "the same state")
+
+    run(scenario())
+
+
+def test_who_has_heard_no_manager_has_heard_nothing_old(worker: Path) -> None:
+    async def scenario() -> None:
+        async with running(worker, 1) as heard:
+            heard.peers.connect((), (HERE,))
+            await until(lambda: heard.peers.problem, "the problem")
+            await asyncio.sleep(0.1)
+            assert not heard.heard
 
     run(scenario())
 

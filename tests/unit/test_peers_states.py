@@ -252,7 +252,7 @@ def test_a_silent_node_is_left_and_heard_again_at_once(
             await until(lambda: not told.peers.counters.clients, "the old connection to be given up")
             told.peers.publish(state("two"))
             await until(lambda: heard.peers.remote.dead == {HERE}, "its death")
-            assert heard.heard == [state("one")], "nobody connects to who is silent"
+            assert state("two") not in heard.heard, "nobody connects to who is silent"
             assert "silent" in heard.peers.problem
             hosts.silent.clear()
             await until(lambda: heard.heard[-1] == state("two"), "its news")
