@@ -7,6 +7,7 @@ node than the one that managers list at the address, or if it has said something
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 from meshlb.model import BackendState, Desired, Node, Prepared
@@ -32,7 +33,7 @@ class Beliefs:
         self.addresses: Collection[str] | None = None  # of the nodes that there are; None: not known yet
         self.hosts: Mapping[str, str] = {}  # the address of the node that runs a task
         self.nodes: tuple[Node, ...] = ()  # as managers list them
-        self.advisers: set[str] = set()  # addresses of managers that have told how services are meant to be
+        self.advisers: set[str] = set()  # of managers: those whose last word of services was not old
         self.heard = self.stale = self.foreign = 0
 
     def hear(self, address: str, peer: Peer, message: Message, now: float) -> Desired | None:
@@ -49,9 +50,10 @@ class Beliefs:
         if not self._ledgers[message.part].is_news((peer.node_id, address), message.version):
             self.stale += 1
             return None
+        if message.desired is not None and not self._is_needed(address, message.desired, now):
+            self.stale += 1
+            return None
         self.heard += 1
-        if message.desired is not None:
-            self.advisers.add(address)
         if message.tasks is not None:
             self._tasks[address] = self._buried(address) | self._own(address, message.tasks)
             if message.prepared is not None:
@@ -95,6 +97,14 @@ class Beliefs:
         listed = {node.id for node in self.nodes if node.address == address}
         if listed and peer.node_id not in listed:
             raise IdentityError(f"the node {peer.node_id} is not the one that managers list at {address}")
+
+    def _is_needed(self, address: str, desired: Desired, now: float) -> bool:
+        """What is old is, while nobody is there who has told what is not."""
+        if not desired.old:
+            self.advisers.add(address)
+            return True
+        self.advisers.discard(address)
+        return not any(now - self._connected.get(one, -math.inf) <= self._kept for one in self.advisers)
 
     def _buried(self, address: str) -> dict[str, BackendState]:
         """Tasks that were told to be dead, for as long as gossip shows them here: the node's own may not."""

@@ -336,7 +336,9 @@ class Peers:
         desired = self._beliefs.hear(address, peer, message, now)
         if desired is not None:
             self._know(desired)
-            self._advised, self._advised_until = desired, now
+            self._advised = desired
+            if not desired.old:
+                self._advised_until = now
             self._on_desired(desired)
         self._report(now)
 

@@ -79,7 +79,7 @@ def encode(version: Version, desired: Desired) -> str:
     Of the labels only the mesh's own are told: Swarm does not show a service's labels to workers, and they
     often hold secrets.
     """
-    document = {
+    document: dict[str, object] = {
         "epoch": version.epoch,
         "count": version.count,
         "services": [_service_out(service) for service in desired.services],
@@ -87,6 +87,8 @@ def encode(version: Version, desired: Desired) -> str:
         "stopping": sorted(desired.stopping),
         "problems": [problem[:MAX_TEXT] for problem in desired.problems[:MAX_PROBLEMS]],
     }
+    if desired.old:
+        document["old"] = True
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     decode(text)
     return text
@@ -213,7 +215,16 @@ def _desired(top: dict[str, Any]) -> Desired:
     stopping = _items(top, "stopping", "it", MAX_STOPPING, lambda found: _text(found, "stopping", MAX_NAME))
     _check_unique(stopping, "stopping", "it")
     problems = _items(top, "problems", "it", MAX_PROBLEMS, lambda found: _text(found, "problems", MAX_TEXT))
-    return Desired(services, _items(top, "nodes", "it", MAX_NODES, _node), frozenset(stopping), problems)
+    nodes = _items(top, "nodes", "it", MAX_NODES, _node)
+    return Desired(services, nodes, frozenset(stopping), problems, _is_old(top))
+
+
+def _is_old(top: dict[str, Any]) -> bool:
+    """Agents of the release before do not tell it."""
+    old = top.get("old", False)
+    if not isinstance(old, bool):
+        raise MessageError("it is old in a way that is neither true nor false")
+    return old
 
 
 def _tasks(top: dict[str, Any]) -> dict[str, BackendState]:

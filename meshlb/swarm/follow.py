@@ -141,6 +141,7 @@ class Session:
         self._tasks_cost = 0.0  # seconds of a core
         self._quiet_until = 0.0  # the leader has not answered
         self._asked_about = View()  # what was shown when tasks were asked for
+        self._behind = True  # a manager's lists, until this session has them
         self._membership_due = 0.0
         self._advised = threading.Event()
         self._ports = Ports()
@@ -342,6 +343,7 @@ class Session:
         try:
             listed = self._listing.take()
         except EngineError as error:
+            self._behind = True
             # The leader that the engine asks may have vanished. Whether the engine has, the next look tells.
             self._quiet_until = self._clock() + LISTS_EVERY
             self.lists_problem = f"ports and labels may be out of date: {error}"
@@ -353,7 +355,7 @@ class Session:
             self._learn_membership(membership)
         if isinstance(new, AnswerError):
             return self._without_lists(new)
-        self.lists_problem = ""
+        self.lists_problem, self._behind = "", False
         lists = self._known.lists
         carried = docker_view.carry_lists(lists, new, self._shown)
         self._known.lists = replace(carried, stopping=lists.stopping if lists else frozenset())
@@ -407,7 +409,7 @@ class Session:
         membership, lists = self._known.membership, self._known.lists
         if membership is None:
             return
-        desired = docker_view.to_desired(lists) if lists else None
+        desired = docker_view.to_desired(lists, self._behind) if lists else None
         earlier = self._earlier.peers if self._earlier else ()  # gossip takes a while to show them again
         peers = tuple(sorted({node.address for node in (*self._shown.peers, *earlier)}))
         states = dict(self._marks.states())
@@ -475,6 +477,7 @@ class Session:
             self.lists_problem = ""
             self._known.lists = None
         else:
+            self._behind = True
             self.lists_problem = f"ports and labels may be out of date: {error}"
         return self._known.lists != had
 

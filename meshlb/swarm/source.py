@@ -90,9 +90,17 @@ class SwarmSource:
             newest[:] = [snapshot]
             _tell(loop, news)
 
+        told = Standing()
+
         def stand(standing: Standing) -> None:
+            nonlocal told
+            told = standing
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self.on_standing, standing)
+
+        def fall_behind() -> None:
+            if told.desired is not None and not told.desired.old:
+                stand(replace(told, desired=replace(told.desired, old=True)))
 
         def session(known: Known, send: Callable[[Snapshot], None]) -> Session:
             engine = docker_engine.find(self._base_url)
@@ -106,7 +114,7 @@ class SwarmSource:
                 interval=self._interval,
             )
 
-        follower = _Follower(session, publish, lambda: _tell(loop, done))
+        follower = _Follower(session, publish, fall_behind, lambda: _tell(loop, done))
         if self._advice is not None:
             follower.advise(self._advice)
         self._follower = follower
@@ -144,9 +152,11 @@ class _Follower:
         self,
         start: Callable[[Known, Callable[[Snapshot], None]], Session],
         publish: Callable[[Snapshot], None],
+        fall_behind: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         self._start, self._publish, self._ended = start, publish, ended
+        self._fall_behind = fall_behind
         self._known = Known()
         self._stop = threading.Event()
         self._session: Session | None = None
@@ -249,6 +259,7 @@ class _Follower:
         """Note the trouble; log it once, and once more if it becomes one of another kind."""
         if self._stop.is_set():
             return
+        self._fall_behind()
         kind = NotReady if isinstance(error, NotReady) else NotInSwarm if connected else EngineError
         if self._outage is not kind:
             log.warning("%s%s", error, "" if connected else "; what was last known stays in service")

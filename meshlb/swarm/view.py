@@ -245,10 +245,10 @@ def stopping(view: View, lists: Lists, wanted: frozenset[str]) -> frozenset[str]
     return frozenset(task.id for task in shown) - wanted
 
 
-def to_desired(lists: Lists) -> Desired:
+def to_desired(lists: Lists, old: bool = False) -> Desired:
     """A manager's lists, for others."""
     services = tuple(lists.services[name] for name in sorted(lists.services))
-    return Desired(services, lists.nodes, lists.stopping, lists.problems)
+    return Desired(services, lists.nodes, lists.stopping, lists.problems, old)
 
 
 def from_desired(desired: Desired) -> Lists:

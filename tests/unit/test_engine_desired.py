@@ -226,6 +226,29 @@ def test_a_manager_tells_what_it_knows(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_manager_says_that_what_it_tells_is_old_while_it_does_not_follow_its_engine(tmp_path: Path) -> None:
+    def is_old() -> list[bool]:
+        return [standing.desired.old for standing in told if standing.desired is not None]
+
+    told: list[Standing] = []
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
+            watcher = watch(fake.url)
+            watcher.source.on_standing = told.append
+            async with watcher:
+                await watcher.until(lambda: is_old() == [False], "what it knows")
+                fake.stop()
+                await watcher.until(lambda: is_old()[-1], "that it is old")
+                known = told[-1].desired
+                assert known is not None
+                assert known.services, "all of it"
+                fake.start()
+                await watcher.until(lambda: not is_old()[-1], "what it knows again")
+
+    run(scenario())
+
+
 async def _advised(watcher: Watcher, stopping: frozenset[str]) -> None:
     web = Service("id", "web", (Port(5353, 53, Protocol.UDP),), (), (("meshlb.balance", "roundrobin"),))
     watcher.source.advise(Desired((web,), (), stopping))

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, recorded
 
-from meshlb.model import BackendState, Port, Protocol, Remote, Service, Snapshot
+from meshlb.model import BackendState, Port, Protocol, Remote, Service, Snapshot, Standing
 from meshlb.swarm import api as docker_api
 from meshlb.swarm import follow as docker_follow
 from meshlb.swarm import sdk as docker_engine
@@ -458,13 +458,21 @@ def test_new_service_is_listed_before_it_is_told(tmp_path: Path) -> None:
 
 def test_manager_without_quorum_keeps_its_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_follow, "LISTS_EVERY", 0.02)
+    told: list[Standing] = []
+
+    def is_old() -> bool:
+        return told[-1].desired is not None and told[-1].desired.old
 
     async def scenario() -> None:
         with FakeEngine(tmp_path / "docker.sock", manager=True) as fake:
-            async with watch(fake.url) as watcher:
+            watcher = watch(fake.url)
+            watcher.source.on_standing = told.append
+            async with watcher:
                 await watcher.first()
+                await watcher.until(lambda: told and not is_old(), "what it knows")
                 fake.answers["services"] = (503, {"message": "The swarm does not have a leader."})
                 await watcher.problem("ports and labels may be out of date")
+                await watcher.until(is_old, "that it is old")
                 fake.set_manager(manager=False)  # demoted
                 await watcher.until(lambda: Port(5353, 53) in web_ports(watcher), "the worker's knowledge")
                 fake.set_manager(manager=True)  # promoted

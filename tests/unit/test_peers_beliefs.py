@@ -60,6 +60,38 @@ def test_only_managers_are_believed_about_services() -> None:
     assert beliefs.heard == 1
 
 
+def behind(count: int) -> Message:
+    return Message(Version("epoch", count), Desired(problems=(str(count),), old=True))
+
+
+OTHER = Peer("n", MANAGER, "c")
+
+
+def test_a_manager_that_is_behind_is_not_heard_beside_one_that_is_not() -> None:
+    beliefs = Beliefs(10)
+    assert beliefs.hear(ONE, MANAGES, desired(1), 0)
+    assert beliefs.hear(TWO, OTHER, behind(1), 0) is None
+    assert (beliefs.heard, beliefs.stale) == (1, 1)
+    assert beliefs.hear(TWO, OTHER, desired(2), 0)
+    assert beliefs.hear(ONE, MANAGES, behind(2), 0) is None
+
+
+def test_a_manager_that_is_behind_is_better_than_none() -> None:
+    beliefs = Beliefs(10)
+    assert beliefs.hear(ONE, MANAGES, behind(1), 0) == behind(1).desired
+    assert beliefs.hear(TWO, OTHER, desired(1), 0)
+    assert beliefs.hear(TWO, OTHER, behind(2), 0) == behind(2).desired, "nobody is left who follows"
+    assert beliefs.hear(TWO, OTHER, desired(3), 0)
+    assert beliefs.hear(ONE, MANAGES, behind(4), 20) == behind(4).desired, "nor is anybody there who did"
+
+
+def test_who_is_no_manager_any_more_follows_none() -> None:
+    beliefs = Beliefs(10)
+    assert beliefs.hear(ONE, MANAGES, desired(1), 0)
+    beliefs.hear(ONE, Peer("m", WORKER, "c"), tasks(1), 0)
+    assert beliefs.hear(TWO, OTHER, behind(1), 0)
+
+
 def test_who_has_another_certificate_than_the_node_at_that_address_is_not_heard() -> None:
     beliefs = Beliefs(10)
     beliefs.nodes = (Node("w", "one", ONE), Node("old", "two", TWO), Node("x", "two", TWO))

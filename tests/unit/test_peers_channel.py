@@ -247,6 +247,24 @@ def test_of_two_managers_the_one_heard_last_rules(ca: SwarmCA, manager: Path, wo
     run(scenario())
 
 
+def test_a_manager_that_does_not_follow_is_heard_as_one_and_heard_again(manager: Path, worker: Path) -> None:
+    old = replace(state("one"), old=True)
+
+    async def scenario() -> None:
+        async with telling(manager, state("one")) as told, running(worker, told.peers.port) as heard:
+            heard.peers.connect((), (HERE,))
+            await until(lambda: heard.heard == [state("one")], "the state")
+            told.peers.publish(old)
+            await until(lambda: heard.heard == [state("one"), old], "its age")
+            told.peers.publish(state("one"))
+            await until(lambda: heard.heard == [state("one"), old, state("one")], "the state as it is")
+            told.peers.publish(replace(old, stopping=frozenset({"t"})))
+            await until(lambda: heard.heard[-1] == old, "that nothing stops any more")
+            assert not heard.peers.problem
+
+    run(scenario())
+
+
 def test_a_state_that_is_too_large_is_a_problem_and_the_last_one_stays(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         async with telling(manager, state("one")) as told:

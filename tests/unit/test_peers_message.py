@@ -81,6 +81,7 @@ desireds = st.builds(
     st.lists(st.builds(Node, names, names, names, pairs), max_size=4).map(tuple),
     st.frozensets(names, max_size=4),
     st.lists(names, max_size=4).map(tuple),
+    st.booleans(),
 )
 
 
@@ -177,6 +178,8 @@ def test_every_member_is_needed(key: str) -> None:
         ({"count": 1.5}, "not an integer"),
         ({"count": float("nan")}, "not an integer"),
         ({"count": float("inf")}, "not an integer"),
+        ({"old": 1}, "neither true nor false"),
+        ({"old": None}, "neither true nor false"),
         ({"epoch": ""}, "empty epoch"),
         ({"epoch": "x" * 256}, "256 characters long"),
         ({"services": {}}, "not a list"),
@@ -268,6 +271,11 @@ def test_foreign_and_endless_labels_are_not_told() -> None:
     assert "secret" not in text
     assert told(text).nodes[0].labels == (("meshlb.balance", "roundrobin"),)
     assert told(text).services[0].labels == (("meshlb.balance", "roundrobin"),)
+
+
+def test_only_what_is_old_is_said_to_be() -> None:
+    assert "old" not in document()
+    assert told(encode(VERSION, replace(DESIRED, old=True))).old
 
 
 def test_a_state_that_is_too_large_is_not_told() -> None:
