@@ -132,6 +132,7 @@ class Advice:
             counted.foreign + counted.refused + counted.garbage,
             peers.problem,
             peers.clocks,
+            peers.addresses,
         )
 
     def _pass_on(self, peers: Peers) -> None:

@@ -121,8 +121,8 @@ class Snapshot:
     earlier snapshot and is not in this one: `down` where the source lists tasks until they have died.
     `masked` are networks of clients whose own address tasks must not see, `hindrances` by nodes' addresses
     what keeps tasks there from seeing them; that of this node itself keeps all. `living` are the ids of all
-    tasks that are not down, those to which no port leads any more included. `pending` says that it is empty
-    only because nothing is known yet.
+    tasks that are not down, those to which no port leads any more included. `unseen` are nodes of which the
+    source does not know whether they are there. `pending` says that it is empty only because nothing is known yet.
     """
 
     services: tuple[Service, ...] = ()
@@ -135,6 +135,7 @@ class Snapshot:
     masked: tuple[str, ...] = ()
     hindrances: tuple[tuple[str, str], ...] = ()
     living: frozenset[str] = frozenset()
+    unseen: tuple[Node, ...] = ()
     pending: bool = False
 
 
@@ -250,6 +251,7 @@ class ChannelStatus:
     refused: int = 0  # connections that were not let in or hung up on, and claims about others' tasks
     problem: str = ""
     clocks: Mapping[str, int] = field(default_factory=dict)  # seconds that nodes' clocks are ahead of ours
+    nodes: tuple[str, ...] = ()  # addresses of the other nodes
 
 
 @dataclass(frozen=True, slots=True)

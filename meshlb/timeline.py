@@ -2,7 +2,7 @@
 
 The kinds: `start`, `task-up`, `task-suspected`, `task-draining`, `task-drained`, `task-paused`,
 `task-down`, `port-up`, `port-failed`, `port-closed`, `failover`, `node-suspected`, `node-dead`,
-`node-back`, `problem`, `problem-gone`.
+`node-back`, `node-gone`, `problem`, `problem-gone`.
 """
 
 from __future__ import annotations
@@ -129,13 +129,16 @@ def _few(kind: str, problems: list[str]) -> Iterator[News]:
 def of_nodes(
     old: ChannelStatus | None, new: ChannelStatus | None, names: Mapping[str, str]
 ) -> Iterator[News]:
-    """Nodes that fell silent, or are back. `names` has those of addresses."""
+    """Nodes that fell silent, are back, or are given up. `names` has those of addresses."""
     suspected, dead = _silent(old)
     now_suspected, now_dead = _silent(new)
+    left = suspected - now_suspected
+    followed = left.intersection(new.nodes if new else ())
     for kind, addresses, how in (
         ("node-suspected", now_suspected - suspected, "has fallen silent"),
         ("node-dead", now_dead - dead, "is taken for dead"),
-        ("node-back", suspected - now_suspected, "is back"),
+        ("node-back", followed, "is back"),
+        ("node-gone", left - followed, "is not looked for any more: it is silent and not in the Swarm"),
     ):
         for address in sorted(addresses):
             name = names.get(address, address)

@@ -93,6 +93,7 @@ class Peers:
             address, port, lambda: self._keeper.current, lambda text: self._tell("server", text), on_watched
         )
         self._clients: dict[str, tuple[Client, asyncio.Task[None]]] = {}
+        self._wanted: tuple[str, ...] = ()
         self._addresses: tuple[str, ...] = ()
         self._clocks: dict[str, int] = {}
         self._managers: frozenset[str] = frozenset()
@@ -198,9 +199,17 @@ class Peers:
         self._server.show(kind, shown.encode(kind, at, document))
 
     def connect(self, addresses: Collection[str], managers: Collection[str] = ()) -> None:
-        """Listen to the agents at exactly these addresses; without any of `managers` something is wrong."""
-        self._addresses = tuple(dict.fromkeys((*managers, *addresses)))[:MAX_PEERS]
-        self._managers = frozenset(managers)
+        """Listen to the agents at these addresses; without any of `managers` something is wrong.
+
+        A node that is silent is looked for as long as managers list it, though gossip has dropped it.
+        """
+        self._wanted, self._managers = (*managers, *addresses), frozenset(managers)
+        self._follow()
+
+    def _follow(self) -> None:
+        listed = {node.address for node in self._beliefs.nodes}
+        silent = sorted(self._watch.suspected & listed)
+        self._addresses = tuple(dict.fromkeys((*self._wanted, *silent)))[:MAX_PEERS]
         self._clocks = self.clocks
         self._beliefs.addresses = self._addresses
         self._watch.follow(self._addresses)
@@ -286,7 +295,7 @@ class Peers:
         if remote == self._remote:
             return
         before, self._remote = self._remote, remote
-        _log_silence(before, remote)
+        _log_silence(before, remote, self._addresses)
         if before.suspected != remote.suspected:
             self._changed.set()
         self._on_remote(remote)
@@ -357,6 +366,8 @@ class Peers:
         """Who the Swarm's nodes are, as managers list them."""
         self._beliefs.nodes = desired.nodes
         self._server.admit(frozenset(node.id for node in desired.nodes) - {""})
+        if set(self._addresses) - set(self._wanted):
+            self._follow()
 
     def _next_version(self) -> Version:
         self._count += 1
@@ -379,11 +390,13 @@ class Peers:
             log.info("%s", _ENDS[part])
 
 
-def _log_silence(before: Remote, now: Remote) -> None:
+def _log_silence(before: Remote, now: Remote, followed: Collection[str]) -> None:
+    left = before.suspected - now.suspected
     for level, addresses, text in (
         (logging.WARNING, now.suspected - before.suspected, "silent: no new connections while others are up"),
         (logging.WARNING, now.dead - before.dead, "still silent: their connections are reset"),
-        (logging.INFO, before.suspected - now.suspected, "answering again"),
+        (logging.INFO, left.intersection(followed), "answering again"),
+        (logging.INFO, left.difference(followed), "not looked for any more: silent, and not in the Swarm"),
     ):
         if addresses:
             named = ", ".join(sorted(addresses)[:SHOWN])

@@ -28,6 +28,9 @@ DIALLING = 0.25  # seconds that one attempt may take
 # Seconds from suspected to dead. Established connections survive a link that is cut for 3 s and healed: TCP
 # itself would carry on. After that their clients are better served by a reset than by waiting.
 DEAD_AFTER = 3.0
+# Seconds of silence after which a dead node is no part of the question whether our own link is cut, and not
+# looked for in a hurry.
+GONE_AFTER = 90.0
 
 
 class Asking(Protocol):
@@ -117,10 +120,10 @@ class Watch:
             self._echoed(address)
         for address, answered in self._dials.results(now).items():
             self._dialled(address, answered, now)
-        alone = self._is_alone()
+        alone = self._is_alone(now)
         for address, host in self._hosts.items():
             self._judge(address, host, now, alone)
-        self.calm = not any(map(self._is_missed, self._hosts.values()))
+        self.calm = not any(self._is_missed(host, now) for host in self._hosts.values())
         if now >= self._next_echo:
             self._ask(now)
 
@@ -162,11 +165,15 @@ class Watch:
         return age is not None and age >= KEEPALIVE_SILENT
 
     @staticmethod
-    def _is_missed(host: _Host) -> bool:
-        return host.suspected is not None or (host.echoes and host.asked is not None)
+    def _is_gone(host: _Host, now: float) -> bool:
+        return host.dead and host.suspected is not None and now - host.suspected >= GONE_AFTER
 
-    def _is_alone(self) -> bool:
-        watched = [host for host in self._hosts.values() if host.watched]
+    def _is_missed(self, host: _Host, now: float) -> bool:
+        missed = host.suspected is not None or (host.echoes and host.asked is not None)
+        return missed and not self._is_gone(host, now)
+
+    def _is_alone(self, now: float) -> bool:
+        watched = [host for host in self._hosts.values() if host.watched and not self._is_gone(host, now)]
         return len(watched) > 1 and all(host.suspected is not None for host in watched)
 
     @staticmethod

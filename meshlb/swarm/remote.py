@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from meshlb.model import BackendState, Prepared, Remote, Service, Snapshot, Task
+from meshlb.model import BackendState, Node, Prepared, Remote, Service, Snapshot, Task
 
 # Addresses of clients that are on the node itself, or mean something else to each host.
 NEVER = frozenset({"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"})
@@ -28,10 +28,17 @@ def lay_over(snapshot: Snapshot, remote: Remote) -> Snapshot:
     return replace(
         snapshot,
         services=services,
+        nodes=_nodes(snapshot, remote),
         masked=_masked(remote),
         hindrances=_hindrances(remote, snapshot.node),
         living=_living(snapshot, services, remote),
     )
+
+
+def _nodes(snapshot: Snapshot, remote: Remote) -> tuple[Node, ...]:
+    """Those that gossip shows, and those that are silent. Others that managers list may have left."""
+    silent = tuple(node for node in snapshot.unseen if node.address in remote.suspected)
+    return tuple(sorted((*snapshot.nodes, *silent), key=lambda node: node.address))
 
 
 def _living(snapshot: Snapshot, services: Iterable[Service], remote: Remote) -> frozenset[str]:

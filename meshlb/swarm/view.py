@@ -525,9 +525,10 @@ def snapshot(
         _merge(names.get(name), listed.get(name), states, shares)
         for name in sorted(names.keys() | listed.keys())
     )
+    nodes = _nodes(view.peers, lists.nodes if lists else (), own)
     return Snapshot(
         tuple(service for service in services if service.ports),
-        _nodes(view.peers, lists.nodes if lists else (), own),
+        nodes,
         namespace[0],
         view.problems + (lists.problems if lists else ()) + shares.problems,
         namespace[1],
@@ -539,6 +540,7 @@ def snapshot(
             for task in service.tasks
             if states.get(task.id) is not BackendState.DOWN
         ),
+        unseen=_unseen(nodes, lists.nodes if lists else ()),
     )
 
 
@@ -599,6 +601,13 @@ def _nodes(peers: Iterable[Node], listed: Iterable[Node], own: Node) -> tuple[No
     if own.address:
         nodes.setdefault(own.address, known.get(own.address, own))
     return tuple(nodes[address] for address in sorted(nodes))
+
+
+def _unseen(nodes: Iterable[Node], listed: Iterable[Node]) -> tuple[Node, ...]:
+    """Those that managers list and gossip does not show: they may have left, or be cut off, or dead."""
+    seen = {node.address for node in nodes}
+    found = {node.address: node for node in listed if _is_reachable(node.address)}
+    return tuple(found[address] for address in sorted(found.keys() - seen))
 
 
 def _by_number(port: Port) -> tuple[int, str, int]:

@@ -115,6 +115,13 @@ def test_service_without_tasks_is_there_on_a_manager(real: dict[str, Any]) -> No
     assert web.tasks == ()
 
 
+def test_nodes_that_gossip_does_not_show_are_known_from_the_list(real: dict[str, Any]) -> None:
+    found = whole(parse_view(real["view"]), parse_lists([], real["nodes"]))
+    assert [node.name for node in found.nodes] == ["eng1", "eng2"]
+    assert found.unseen == (Node("pncwd2x30hdwujyiq02dar0n3", "eng3", "10.211.0.3"),)
+    assert whole(parse_view(real["view"])).unseen == ()
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_node_that_joined_again_is_its_ready_self(real: dict[str, Any], order: int) -> None:
     """Recorded: eng3 left and joined; its old entry is down and has the same address."""

@@ -267,6 +267,39 @@ def test_a_silent_node_is_left_and_heard_again_at_once(
     ]
 
 
+GONE = "192.0.2.9"  # nothing is there
+
+
+def test_a_silent_node_is_looked_for_while_managers_list_it(
+    manager: Path, worker: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "meshlb")
+
+    async def scenario() -> None:
+        hosts, whole = Hosts(), Desired((), (Node("", "gone", GONE),))
+        async with telling(manager, whole) as told, watching(worker, told.peers.port, hosts) as heard:
+            heard.peers.connect((GONE,), (HERE,))
+            await until(lambda: heard.heard, "the state")
+            heard.peers._watch.answered(GONE)
+            await until(lambda: heard.peers._watch._hosts[GONE].echoes, "an echo")
+            hosts.silent.add(GONE)
+            await until(lambda: heard.peers.remote.suspected == {GONE}, "the suspicion")
+            heard.peers.connect((), (HERE,))
+            assert heard.peers.addresses == (HERE, GONE)
+            await until(lambda: heard.peers.remote.dead == {GONE}, "its death")
+            told.peers.publish(Desired())
+            await until(lambda: heard.peers.remote == Remote(), "that it is removed")
+            assert heard.peers.addresses == (HERE,)
+
+    run(scenario())
+    lines = [record.getMessage() for record in caplog.records if f"nodes {GONE}" in record.getMessage()]
+    assert [line.split("are ")[1].partition(":")[0] for line in lines] == [
+        "silent",
+        "still silent",
+        "not looked for any more",
+    ]
+
+
 def test_an_agent_that_ends_is_not_silent(manager: Path, worker: Path) -> None:
     async def scenario() -> None:
         hosts = Hosts()

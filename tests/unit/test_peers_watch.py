@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from meshlb.peers import watch as peer_watch
-from meshlb.peers.watch import DEAD_AFTER, DIALLING, KEEPALIVE_SILENT, Watch
+from meshlb.peers.watch import DEAD_AFTER, DIALLING, GONE_AFTER, KEEPALIVE_SILENT, Watch
 
 ONE, TWO, SIX = "10.0.0.1", "10.0.0.2", "fd00::6"
 TICK = 0.125
@@ -173,6 +173,27 @@ def test_who_was_dead_before_all_fell_silent_stays_so() -> None:
     world.up.clear()
     world.live(10)
     assert world.watch.dead == {TWO}
+
+
+def test_who_is_gone_for_long_tells_nothing_of_our_own_link() -> None:
+    world = World(ONE, TWO)
+    world.meet()
+    world.live(1)
+    world.up.discard(TWO)
+    world.live(GONE_AFTER + 10)
+    assert world.watch.calm, "nor is it looked for in a hurry"
+    world.up.clear()
+    world.live(10)
+    assert world.watch.dead == {ONE, TWO}
+
+
+def test_when_all_are_silent_for_long_none_is_called_dead() -> None:
+    world = World(ONE, TWO)
+    world.meet()
+    world.live(1)
+    world.up.clear()
+    world.live(2 * GONE_AFTER)
+    assert not world.watch.dead
 
 
 def test_a_process_that_was_held_up_suspects_nobody() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from meshlb.model import BackendState, Face, Port, Prepared, Remote, Service, Snapshot, Task
+from meshlb.model import BackendState, Face, Node, Port, Prepared, Remote, Service, Snapshot, Task
 from meshlb.swarm.remote import lay_over
 
 UP, SUSPECTED = BackendState.UP, BackendState.SUSPECTED
@@ -39,6 +39,13 @@ def test_nothing_known_changes_nothing() -> None:
 def test_the_tasks_of_a_silent_node_are_suspected() -> None:
     found = lay_over(snapshot((OWN, UP), (ONE, UP), (TWO, DRAINING)), silent(ONE, TWO))
     assert states(found) == {"0": UP, "1": SUSPECTED, "2": DRAINING}
+
+
+def test_a_silent_node_that_managers_list_is_there_though_gossip_shows_it_no_more() -> None:
+    here, gone, left = Node("1", "one", ONE), Node("2", "two", TWO), Node("3", "three", "10.0.0.4")
+    before = replace(snapshot((OWN, UP)), nodes=(here,), unseen=(gone, left))
+    assert lay_over(before, silent(TWO)).nodes == (here, gone)
+    assert lay_over(before, silent(ONE)).nodes == (here,)
 
 
 def test_a_node_is_believed_about_its_own_tasks_alone() -> None:

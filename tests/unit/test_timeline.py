@@ -68,13 +68,18 @@ def test_ports_and_problems() -> None:
 
 
 def test_nodes_that_fall_silent_and_come_back() -> None:
-    well, silent = ChannelStatus(2, 2), ChannelStatus(2, 1, suspected=("192.0.2.2",))
+    both = ("192.0.2.2", "192.0.2.3")
+    well = ChannelStatus(2, 2, nodes=both)
+    silent = ChannelStatus(2, 1, suspected=("192.0.2.2",), nodes=both)
     dead = replace(silent, dead=("192.0.2.2",))
     names = {"192.0.2.2": "node2"}
     assert told(of_nodes(None, well, names)) == []
     assert told(of_nodes(well, silent, names)) == [("node-suspected", "node node2 has fallen silent")]
     assert told(of_nodes(silent, dead, {})) == [("node-dead", "node 192.0.2.2 is taken for dead")]
     assert told(of_nodes(dead, well, names)) == [("node-back", "node node2 is back")]
+    without = ChannelStatus(1, 1, nodes=("192.0.2.3",))
+    gone = [("node-gone", "node node2 is not looked for any more: it is silent and not in the Swarm")]
+    assert told(of_nodes(dead, without, names)) == gone
 
 
 def test_failovers_of_all_ports_are_one_event() -> None:
