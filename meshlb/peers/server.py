@@ -37,6 +37,7 @@ _BIND_ERRORS = {
     errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --peers",
     errno.EACCES: "ports below 1024 need the capability CAP_NET_BIND_SERVICE; choose another with --peers",
 }
+_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # is compared with
 # accept() fails with these though the listener is well: wait for better times.
 _SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 
@@ -141,7 +142,7 @@ class Server:
                 await asyncio.sleep(0.1)
                 continue
             connection.setblocking(False)
-            task = asyncio.create_task(self._welcome(http, connection, address[0]))
+            task = asyncio.create_task(self._welcome(http, connection, _plain(address[0])))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -208,7 +209,7 @@ class Server:
             peer = self._admit(request, socket_)
         except IdentityError as error:
             self.refused += 1
-            log.warning("refused an agent at %s: %s", request.remote, error)
+            log.warning("refused an agent at %s: %s", _plain(request.remote or ""), error)
             refusal = web.Response(status=403, text=f"{error}\n")
             refusal.force_close()
             return refusal
@@ -324,6 +325,11 @@ async def _deliver(socket_: web.WebSocketResponse, request: web.BaseRequest, tex
     return True
 
 
+def _plain(address: str) -> str:
+    """An IPv4 client's address as it is written: a socket for both families has it inside of an IPv6 one."""
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
 async def _readable(listener: socket.socket) -> None:
     """Unlike `sock_accept` it has no connection in its hands that would be lost when it is cancelled."""
     loop = asyncio.get_running_loop()
@@ -342,8 +348,12 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
 
 
 def _bind(address: str, port: int) -> socket.socket:
-    """A listening socket on `address`, or on all of both families where there are both."""
-    dual = not address and socket.has_dualstack_ipv6()
+    """A listening socket on `address`, or on all of both families where there are both.
+
+    Which of them nodes have is the Swarm's choice: who says "all" in the words of one means the other, too.
+    """
+    dual = address in _EVERYWHERE and socket.has_dualstack_ipv6()
+    address = "" if dual else address
     family = socket.AF_INET6 if dual or ":" in address else socket.AF_INET
     listener = socket.create_server(
         (address, port), family=family, backlog=MAX_HANDSHAKES, dualstack_ipv6=dual

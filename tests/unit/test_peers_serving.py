@@ -17,10 +17,12 @@ from aiohttp import WSMsgType
 from channel import HERE, PACE, connected, run, state, telling, until
 from swarm_ca import SwarmCA, certificates, identifier
 
+from meshlb.config import Config, split_address
 from meshlb.model import Desired, Node, Service
 from meshlb.peers import server as peer_server
 from meshlb.peers.identity import MANAGER, WORKER, load
 from meshlb.peers.message import decode
+from meshlb.peers.server import _bind
 
 
 def test_a_slow_reader_gets_the_newest_state(manager: Path, worker: Path) -> None:
@@ -224,3 +226,18 @@ def test_a_node_has_four_connections_at_most(manager: Path, worker: Path) -> Non
                 await stack.enter_async_context(connected(told.peers.port, worker))
 
     run(scenario())
+
+
+@pytest.mark.parametrize("text", [Config().peers, "[::]:0"])
+@pytest.mark.parametrize("place", [HERE, "::1"])
+def test_nodes_reach_it_over_either_family(text: str, place: str) -> None:
+    with _bind(split_address(text)[0], 0) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection((place, port), timeout=5):
+            pass
+
+
+def test_without_ipv6_it_serves_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with _bind(split_address(Config().peers)[0], 0) as listener:
+        assert listener.family is socket.AF_INET
