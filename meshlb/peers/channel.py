@@ -92,6 +92,7 @@ class Peers:
         self._server = Server(
             address, port, lambda: self._keeper.current, lambda text: self._tell("server", text), on_watched
         )
+        self._keeper.renewed = self._server.look_again
         self._clients: dict[str, tuple[Client, asyncio.Task[None]]] = {}
         self._wanted: tuple[str, ...] = ()
         self._addresses: tuple[str, ...] = ()

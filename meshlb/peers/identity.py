@@ -210,6 +210,7 @@ class Keeper:
         self, root: Path, tell: Callable[[str], None], changed: Callable[[], None], every: float
     ) -> None:
         self._root, self._tell, self._changed, self._every = root, tell, changed, every
+        self.renewed: Callable[[], None] = lambda: None  # hears of every identity that is taken
         self._seen: object = None
         self.current: Identity | None = None
 
@@ -239,6 +240,7 @@ class Keeper:
         if old and (new is None or new.cluster != old.cluster):
             self._seen = None
             self._changed()
+        self.renewed()
 
 
 def _stamp(root: Path) -> object:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from meshlb.peers.allowance import Allowance, pause_after
-from meshlb.peers.identity import Identity, IdentityError, Peer, peer_of
+from meshlb.peers.identity import MANAGER, Identity, IdentityError, Peer, peer_of
 from meshlb.peers.message import DESIRED, FORMER, LANGUAGES, LOOKING, PATH, SUBPROTOCOL, MessageError
 from meshlb.peers.shown import Looker, asked
 from meshlb.peers.wire import watch_over
@@ -62,7 +62,8 @@ class Server:
         self._news = asyncio.Event()  # set and replaced at each change, so that nobody can miss one
         self._http: web.Server | None = None
         self._handshakes: Counter[str] = Counter()  # under way, by address
-        self._silent: set[object] = set()  # connections that have not asked for anything yet
+        # Connections that have not asked for anything yet, and the role that this node's certificate gave it.
+        self._silent: dict[object, str] = {}
         self._clients: Counter[str] = Counter()  # by node id
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = port
@@ -92,6 +93,10 @@ class Server:
         if members != self._members:
             self._members = members
             self._stir()
+
+    def look_again(self) -> None:
+        """This node's certificate is another one."""
+        self._stir()
 
     def _stir(self) -> None:
         self._news.set()
@@ -170,6 +175,7 @@ class Server:
     async def _shake_hands(self, http: web.Server, connection: socket.socket, identity: Identity) -> None:
         loop = asyncio.get_running_loop()
         protocol = http()  # not what the call returns: uvloop returns the one of TLS
+        self._silent[protocol] = identity.role
         try:
             watch_over(connection)
             await loop.connect_accepted_socket(
@@ -180,24 +186,24 @@ class Server:
                 ssl_shutdown_timeout=1.0,
             )
         except ConnectionResetError:  # another node has only looked whether this one answers
+            self._silent.pop(protocol, None)
             connection.close()
             return
         except OSError as error:  # anyone may cause this at any rate: counted, not logged
             self.refused += 1
+            self._silent.pop(protocol, None)
             connection.close()
             log.debug("refused a connection in its handshake: %s", error)
             return
         # aiohttp waits for a first request for ever.
-        self._silent.add(protocol)
         loop.call_later(HANDSHAKE, self._hang_up_if_silent, protocol)
 
     def _hang_up_if_silent(self, protocol: web.RequestHandler) -> None:
-        if protocol in self._silent:
-            self._silent.discard(protocol)
+        if self._silent.pop(protocol, None) is not None:
             protocol.force_close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._silent.discard(request.protocol)
+        role = self._silent.pop(request.protocol, "")
         socket_ = web.WebSocketResponse(
             autoping=False,  # pings count as messages do
             compress=False,  # a small message could be a large one
@@ -216,7 +222,7 @@ class Server:
         self._clients[peer.node_id] += 1
         try:
             await socket_.prepare(request)
-            await self._talk(socket_, request, peer)
+            await self._talk(socket_, request, peer, role)
         finally:
             self._clients[peer.node_id] -= 1
             self._clients += Counter()
@@ -241,9 +247,16 @@ class Server:
         """A node that was removed from the Swarm keeps its certificate; only the managers' list tells."""
         return not self._members or peer.node_id in self._members
 
-    async def _talk(self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer) -> None:
+    def _is_still(self, role: str) -> bool:
+        """Whether this node's certificate gives it the role that it had: who is connected goes by that."""
+        identity = self._identity()
+        return identity is None or identity.role == role
+
+    async def _talk(
+        self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer, role: str
+    ) -> None:
         looker = Looker()
-        sending = asyncio.create_task(self._send(socket_, request, peer, looker))
+        sending = asyncio.create_task(self._send(socket_, request, peer, looker, role))
         try:
             await self._hear(socket_, peer, looker)
         finally:
@@ -292,14 +305,19 @@ class Server:
         log.warning("hung up on the agent of node %s: it may listen here, not talk", peer.node_id)
 
     async def _send(
-        self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer, looker: Looker
+        self, socket_: web.WebSocketResponse, request: web.BaseRequest, peer: Peer, looker: Looker, role: str
     ) -> None:
-        """The newest states at each change; returns when this peer is to be told no more."""
+        """The newest states at each change; returns when this peer is to be told no more.
+
+        What only managers tell is not told where this node has not been met as one.
+        """
+        left_out = {DESIRED} if role != MANAGER else set()
         sent: dict[str, str] = {}
         with contextlib.suppress(OSError):  # the connection broke; receive() tells that too
-            while self._is_member(peer):
+            while self._is_member(peer) and self._is_still(role):
                 news = self._news
-                fresh = {part: text for part, text in self._texts.items() if text is not sent.get(part)}
+                told = {part: text for part, text in self._texts.items() if part not in left_out}
+                fresh = {part: text for part, text in told.items() if text is not sent.get(part)}
                 if socket_.ws_protocol == FORMER:
                     fresh = {part: text for part, text in fresh.items() if part == DESIRED}
                 shown = looker.next(self._shown, asyncio.get_running_loop().time())

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from channel import HERE, PACE, Agent, connected, run, running, shown, state, telling, until
-from swarm_ca import SwarmCA, lock
+from swarm_ca import SwarmCA, identifier, lock
 
-from meshlb.model import Desired
+from meshlb.model import BackendState, Desired
 from meshlb.peers.channel import Peers
 from meshlb.peers.client import ahead
 from meshlb.peers.identity import MANAGER, WORKER
@@ -118,6 +118,42 @@ def test_connections_survive_a_renewal_and_new_ones_use_the_new_certificate(
             await until(lambda: heard.heard[-1] == state("two"), "a state after the renewal")
             assert heard.peers.counters.peers == 1
             assert heard.peers.counters.stale == 0  # it never had to connect again
+
+    run(scenario())
+
+
+def test_a_worker_that_is_promoted_is_heard_as_a_manager_at_once(ca: SwarmCA, worker: Path) -> None:
+    node = identifier()
+    root = ca.root("promoted", WORKER, node_id=node)
+
+    async def scenario() -> None:
+        async with running(root, address=HERE) as told:
+            await until(lambda: told.peers.port and told.is_informed, "the worker to listen")
+            async with running(worker, told.peers.port) as heard:
+                heard.peers.connect((HERE,))
+                await until(lambda: heard.peers.counters.peers, "the connection")
+                told.peers.publish(state("one"))  # its engine may be faster than its certificate
+                told.peers.tell({"t": BackendState.DOWN})
+                await until(lambda: heard.peers.remote.tasks, "what it tells as a worker")
+                await asyncio.to_thread(ca.issue, root, MANAGER, node_id=node)
+                await until(lambda: heard.heard == [state("one")], "what it tells as a manager")
+                assert heard.peers.counters.garbage == 0
+
+    run(scenario())
+
+
+def test_a_manager_that_is_demoted_is_not_taken_for_one_on_old_connections(ca: SwarmCA, worker: Path) -> None:
+    node = identifier()
+    root = ca.root("demoted", MANAGER, node_id=node)
+
+    async def scenario() -> None:
+        async with telling(root, state("one")) as told, running(worker, told.peers.port) as heard:
+            heard.peers.connect((HERE,))
+            await until(lambda: heard.peers._beliefs.advisers == {HERE}, "the state")
+            told.peers.publish(None)
+            await asyncio.to_thread(ca.issue, root, WORKER, node_id=node)
+            await until(lambda: not heard.peers._beliefs.advisers, "another connection")
+            assert heard.peers.counters.garbage == 0
 
     run(scenario())
 
