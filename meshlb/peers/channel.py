@@ -25,7 +25,7 @@ from meshlb.peers.client import Client, Pace, ahead, session
 from meshlb.peers.dial import Dials
 from meshlb.peers.echo import Echo
 from meshlb.peers.identity import Identity, Keeper, Peer
-from meshlb.peers.message import DESIRED, TASKS, Message, MessageError, Version, encode, encode_tasks
+from meshlb.peers.message import DESIRED, TASKS, Message, MessageError, Version, encode, encode_tasks, untold
 from meshlb.peers.server import Server
 from meshlb.peers.watch import DIALLING, Asking, Dialling, Watch
 
@@ -159,7 +159,9 @@ class Peers:
 
     def publish(self, desired: Desired | None) -> None:
         """This node is a manager and knows this; None: it is not one, or not any more."""
+        complaint = next(iter(untold(desired)), "") if desired else ""
         if desired == self._desired:
+            self._tell("message", complaint)
             return
         text = None
         if desired is not None:
@@ -170,7 +172,7 @@ class Peers:
                 return
             self._know(desired)
         self._desired = desired
-        self._tell("message", "")
+        self._tell("message", complaint)
         self._server.offer(DESIRED, text)
 
     def tell(self, states: Mapping[str, BackendState], prepared: Prepared | None = None) -> None:

@@ -77,21 +77,36 @@ def encode(version: Version, desired: Desired) -> str:
     """The message as text. MessageError when it is more than a receiver takes.
 
     Of the labels only the mesh's own are told: Swarm does not show a service's labels to workers, and they
-    often hold secrets.
+    often hold secrets. A service with more ports than a receiver takes is left out, and said so.
     """
+    problems = (*untold(desired), *desired.problems)
     document: dict[str, object] = {
         "epoch": version.epoch,
         "count": version.count,
-        "services": [_service_out(service) for service in desired.services],
+        "services": [_service_out(service) for service in desired.services if _is_small(service)],
         "nodes": [_node_out(node) for node in desired.nodes],
         "stopping": sorted(desired.stopping),
-        "problems": [problem[:MAX_TEXT] for problem in desired.problems[:MAX_PROBLEMS]],
+        "problems": [problem[:MAX_TEXT] for problem in problems[:MAX_PROBLEMS]],
     }
     if desired.old:
         document["old"] = True
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     decode(text)
     return text
+
+
+def untold(desired: Desired) -> tuple[str, ...]:
+    """Sentences about what is left out of the message."""
+    return tuple(
+        f"service {service.name}: it publishes {len(service.ports)} ports; workers are told labels and "
+        f"protocols of services with up to {MAX_PORTS}; let another service publish some of them"
+        for service in desired.services
+        if not _is_small(service)
+    )
+
+
+def _is_small(service: Service) -> bool:
+    return len(service.ports) <= MAX_PORTS
 
 
 def encode_tasks(

@@ -15,7 +15,7 @@ import pytest
 from channel import HERE, PACE, Agent, connected, run, running, shown, state, telling, until
 from swarm_ca import SwarmCA, identifier, lock
 
-from meshlb.model import BackendState, Desired
+from meshlb.model import BackendState, Desired, Port, Service
 from meshlb.peers.channel import Peers
 from meshlb.peers.client import ahead
 from meshlb.peers.identity import MANAGER, WORKER
@@ -309,8 +309,13 @@ def test_a_state_that_is_too_large_is_a_problem_and_the_last_one_stays(manager: 
             async with running(worker, told.peers.port) as heard:
                 heard.peers.connect((), (HERE,))
                 await until(lambda: heard.heard == [state("one")], "the state")
+            told.peers.publish(state("one"))
+            await until(lambda: not told.peers.problem, "its end, as all is as it was before")
+            ports = tuple(Port(number, 80) for number in range(1, 1002))
+            told.peers.publish(Desired((Service("m", "more", ports, ()),)))
+            assert "service more: it publishes 1001 ports" in told.peers.problem
             told.peers.publish(state("two"))
-            assert not told.peers.problem
+            await until(lambda: not told.peers.problem, "its end")
 
     run(scenario())
 

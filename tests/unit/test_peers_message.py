@@ -15,6 +15,8 @@ from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, 
 from meshlb.peers import message as peer_message
 from meshlb.peers.message import (
     MAX_NETWORKS,
+    MAX_PORTS,
+    MAX_PROBLEMS,
     MAX_TASKS,
     Ledger,
     Message,
@@ -276,6 +278,15 @@ def test_foreign_and_endless_labels_are_not_told() -> None:
 def test_only_what_is_old_is_said_to_be() -> None:
     assert "old" not in document()
     assert told(encode(VERSION, replace(DESIRED, old=True))).old
+
+
+def test_a_service_with_more_ports_than_a_receiver_takes_keeps_no_other_from_being_told() -> None:
+    ports = tuple(Port(number, 80) for number in range(1, MAX_PORTS + 2))
+    most, more = Service("m", "most", ports[:-1], ()), Service("n", "more", ports, ())
+    found = told(encode(VERSION, Desired((most, more), problems=("one",) * MAX_PROBLEMS)))
+    assert found.services == (most,)
+    assert found.problems[0].startswith("service more: it publishes 1001 ports; ")
+    assert len(found.problems) == MAX_PROBLEMS
 
 
 def test_a_state_that_is_too_large_is_not_told() -> None:
