@@ -67,6 +67,7 @@ class Advice:
         self._memory = Memory(directory, self._cluster, DESIRED) if directory else None
         self._ways = Memory(directory, self._cluster, PREPARED) if directory else None
         self._recalled: Mapping[str, Prepared] = {}  # what other nodes have told an earlier agent
+        self._advised: Desired | None = None  # by managers, last
         self._standing = Standing()
         self._changed = asyncio.Event()
         self._peers: Peers | None = None
@@ -111,7 +112,9 @@ class Advice:
                     self._overlay.close()
 
     def forget(self) -> None:
-        """Nobody is heard any more: no node is silent, and no task on another one is about to end."""
+        """Nobody is heard any more: no node is silent, no task about to end, what managers told is old."""
+        if self._advised is not None:
+            self._source.advise(replace(self._advised, stopping=frozenset(), old=True))
         self._learn(Remote(prepared=self._recalled))
         if self._overlay:
             self._overlay.close()  # `run` keeps it again
@@ -187,6 +190,7 @@ class Advice:
             self._overlay.keep(self._standing.overlay, self._standing.lost - remote.dead)
 
     def _hear(self, desired: Desired) -> None:
+        self._advised = desired
         self._source.advise(desired)
         if self._standing.desired is None and self._memory:
             self._memory.keep(desired)

@@ -106,6 +106,7 @@ async def _advising(advice: Advice) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+        advice.forget()  # who has given its place on may serve for days what connections it has
 
 
 async def _advise(advice: Advice) -> None:

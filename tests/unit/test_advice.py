@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ports
@@ -14,6 +15,7 @@ from swarm_ca import SwarmCA
 
 from meshlb.advice import Advice
 from meshlb.model import BackendState, ChannelStatus, Desired, Face, Prepared, Remote, Standing
+from meshlb.parts import _advising
 from meshlb.peers.identity import load
 from meshlb.swarm.remembered import PREPARED, Memory
 from meshlb.transparent.preparing import Preparing
@@ -78,6 +80,27 @@ def test_two_nodes(ca: SwarmCA, manager: Path, worker: Path, port: int, tmp_path
                 await until((tmp_path / place / "desired").exists, "the file")
             assert two.recall(str(worker)) == state("one")
             assert one.recall(str(manager)) == state("one")
+
+    run(scenario())
+
+
+def test_who_hears_nobody_any_more_believes_nobody(
+    ca: SwarmCA, manager: Path, worker: Path, port: int
+) -> None:
+    """An agent that has given its place to another one serves on what connections it has, maybe for days."""
+    both, told = (HERE, THERE), replace(state("one"), stopping=frozenset({"s"}))
+    manages = Standing(str(manager), HERE, (HERE,), both, told, {"m": BackendState.DRAINING})
+
+    async def scenario() -> None:
+        source = Source()
+        advice = Advice(source, THERE, port)
+        async with node(manages, port):
+            async with _advising(advice):
+                source.on_standing(Standing(str(worker), THERE, (HERE,), both, None, {}, {"m": HERE}))
+                await until(lambda: source.advised == [told], "what the manager knows")
+                await until(lambda: source.learnt and source.learnt[-1].tasks, "its tasks")
+            assert source.learnt[-1] == Remote()
+            assert source.advised == [told, replace(state("one"), old=True)]
 
     run(scenario())
 
