@@ -115,7 +115,7 @@ class Advice:
         """Nobody is heard any more: no node is silent, no task about to end, what managers told is old."""
         if self._advised is not None:
             self._source.advise(replace(self._advised, stopping=frozenset(), old=True))
-        self._learn(Remote(prepared=self._recalled))
+        self._learn(Remote(prepared=self._recalled, paths=self._remote.paths))
         if self._overlay:
             self._overlay.close()  # `run` keeps it again
 
@@ -143,7 +143,7 @@ class Advice:
         self._keep_ways(peers.remote)
         peers.place(standing.hosts)
         peers.publish(standing.desired)
-        peers.tell(standing.states, self._prepared)
+        peers.tell(standing.states, self._prepared, standing.paths.get(standing.address, ""))
         own = standing.address
         managers = [address for address in standing.managers if address != own]
         others = [address for address in standing.peers if address != own]
@@ -187,7 +187,9 @@ class Advice:
     def _keep_ways(self, remote: Remote) -> None:
         """To the nodes that gossip has lost and whose kernels are not silent."""
         if self._overlay and self._standing.overlay:
-            self._overlay.keep(self._standing.overlay, self._standing.lost - remote.dead)
+            lost = self._standing.lost - remote.dead
+            ways = frozenset(self._standing.paths.get(node, node) for node in lost)
+            self._overlay.keep(self._standing.overlay, ways)
 
     def _hear(self, desired: Desired) -> None:
         self._advised = desired

@@ -206,7 +206,7 @@ class Standing:
     of its own tasks that are not simply up, `hosts` the address of the node that runs a task, by the task's
     id. `overlay` is the file of the namespace in which the ingress network's tunnels end, `lost` are the
     addresses of nodes that gossip has ceased to show. `wanted` is about clients' own addresses, None while
-    services' policies are not known.
+    services' policies are not known. `paths` are the addresses that nodes have for their data, by their own.
     """
 
     root: str = ""
@@ -219,6 +219,7 @@ class Standing:
     overlay: str = ""
     lost: frozenset[str] = frozenset()
     wanted: Wanted | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ class Remote:
     `tasks` are the states of a node's tasks that are not simply up, as its own agent tells them. A node that
     is `suspected` has fallen silent; one that is `dead` has been silent for long, and is suspected as well.
     `prepared` is what nodes have prepared, this one included, and `face` how this node shows clients' own
-    addresses.
+    addresses. `paths` are nodes' addresses by those that they have for their data.
     """
 
     tasks: Mapping[str, Mapping[str, BackendState]] = field(default_factory=dict)
@@ -236,6 +237,7 @@ class Remote:
     dead: frozenset[str] = frozenset()
     prepared: Mapping[str, Prepared] = field(default_factory=dict)
     face: Face = field(default_factory=Face)
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ node than the one that managers list at the address, or if it has said something
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from meshlb.model import BackendState, Desired, Node, Prepared
@@ -29,6 +30,7 @@ class Beliefs:
         self._ledgers = {DESIRED: Ledger(), TASKS: Ledger()}
         self._tasks: dict[str, dict[str, BackendState]] = {}
         self._prepared = dict(prepared or {})
+        self._data: dict[str, str] = {}  # addresses that nodes have for their data, by their own
         self._connected: dict[str, float] = {}  # when last
         self.addresses: Collection[str] | None = None  # of the nodes that there are; None: not known yet
         self.hosts: Mapping[str, str] = {}  # the address of the node that runs a task
@@ -54,6 +56,8 @@ class Beliefs:
             self.stale += 1
             return None
         self.heard += 1
+        if message.data is not None:
+            self._data[address] = message.data
         if message.tasks is not None:
             self._tasks[address] = self._buried(address) | self._own(address, message.tasks)
             if message.prepared is not None:
@@ -78,12 +82,23 @@ class Beliefs:
             if told != Prepared() and (self.addresses is None or address in self.addresses)
         }
 
+    def paths(self) -> dict[str, str]:
+        """Nodes' addresses by those that they have for their data. Nobody is believed about another's."""
+        followed = self._data.keys() if self.addresses is None else self.addresses
+        told = {at: data for at, data in self._data.items() if data and at in followed}
+        if not told:
+            return {}
+        known = {*told.keys(), *(self.addresses or ()), *(node.address for node in self.nodes)}
+        times = Counter(told.values())
+        return {data: at for at, data in told.items() if times[data] == 1 and data not in known}
+
     def forget(self) -> None:
         """All of it: the node is in another Swarm."""
         self._ledgers[TASKS] = Ledger()
         self.forget_desired()
         self._tasks.clear()
         self._prepared.clear()
+        self._data.clear()
         self._connected.clear()
         self.nodes = ()
 
@@ -113,6 +128,7 @@ class Beliefs:
 
     def _own(self, address: str, told: Mapping[str, BackendState]) -> dict[str, BackendState]:
         """Without the tasks of which gossip says that another node runs them."""
-        own = {task: state for task, state in told.items() if self.hosts.get(task, address) == address}
+        here = {address, *(data for data, at in self.paths().items() if at == address)}
+        own = {task: state for task, state in told.items() if self.hosts.get(task, address) in here}
         self.foreign += len(told) - len(own)
         return own

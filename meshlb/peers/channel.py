@@ -106,6 +106,7 @@ class Peers:
         self._desired: Desired | None = None
         self._states: Mapping[str, BackendState] | None = None
         self._prepared: Prepared | None = None
+        self._data: str | None = None
         self._advised: Desired | None = None  # by managers, last
         self._remote = Remote()
         self._garbage = 0
@@ -175,15 +176,20 @@ class Peers:
         self._tell("message", complaint)
         self._server.offer(DESIRED, text)
 
-    def tell(self, states: Mapping[str, BackendState], prepared: Prepared | None = None) -> None:
-        """The states of this node's own tasks that are not simply up, by their ids, and what is prepared."""
-        if (states, prepared) == (self._states, self._prepared):
+    def tell(
+        self, states: Mapping[str, BackendState], prepared: Prepared | None = None, data: str | None = None
+    ) -> None:
+        """The states of this node's own tasks that are not simply up, by their ids, and what is prepared.
+
+        And the address that it has for its data, empty where it has none for that alone.
+        """
+        if (states, prepared, data) == (self._states, self._prepared, self._data):
             return
         try:
-            self._server.offer(TASKS, encode_tasks(self._next_version(), states, prepared))
+            self._server.offer(TASKS, encode_tasks(self._next_version(), states, prepared, data))
         except MessageError as error:  # an engine whose ids are none
             log.warning("cannot tell other agents the states of this node's tasks: %s", error)
-        self._states, self._prepared = dict(states), prepared
+        self._states, self._prepared, self._data = dict(states), prepared, data
 
     def look(self, on: bool) -> None:
         """Whether somebody looks at this node's page: then the other agents are asked what they count."""
@@ -294,7 +300,9 @@ class Peers:
     def _report(self, now: float) -> None:
         """Tell what is known of other nodes, if that is something else now."""
         tasks = self._beliefs.tasks(now)
-        remote = Remote(tasks, self._watch.suspected, self._watch.dead, self._beliefs.prepared())
+        told = self._beliefs
+        silent = self._watch.suspected, self._watch.dead
+        remote = Remote(tasks, *silent, told.prepared(), paths=told.paths())
         if remote == self._remote:
             return
         before, self._remote = self._remote, remote

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, Service
+from meshlb.model import BackendState, Desired, Node, Port, Prepared, Protocol, Service, is_address
 from meshlb.policy import LABEL_PREFIX, parse_network
 from meshlb.text import printable
 
@@ -59,13 +59,15 @@ class Version:
 class Message:
     """One state of one agent: what it knows as a manager, or the states of its own tasks; else None.
 
-    `prepared` is None where it does not know yet: what was told before goes on.
+    `prepared` is None where it does not know yet: what was told before goes on. So is `data`, the address
+    that the node has for its data, empty where it has none for that alone.
     """
 
     version: Version
     desired: Desired | None = None
     tasks: Mapping[str, BackendState] | None = None
     prepared: Prepared | None = None
+    data: str | None = None
 
     @property
     def part(self) -> str:
@@ -110,7 +112,10 @@ def _is_small(service: Service) -> bool:
 
 
 def encode_tasks(
-    version: Version, tasks: Mapping[str, BackendState], prepared: Prepared | None = None
+    version: Version,
+    tasks: Mapping[str, BackendState],
+    prepared: Prepared | None = None,
+    data: str | None = None,
 ) -> str:
     """The states of the sender's own tasks as text; of more than a receiver takes, the first.
 
@@ -124,6 +129,8 @@ def encode_tasks(
     }
     if prepared is not None:
         document["prepared"] = prepared_out(prepared)
+    if data is not None:
+        document["data"] = data
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     decode(text)
     return text
@@ -187,7 +194,7 @@ def decode(text: str) -> Message:
         raise MessageError("it has no services, or tasks, or it has both")
     if TASKS in top:
         prepared = prepared_in(top["prepared"]) if "prepared" in top else None
-        return Message(_version(top), None, _tasks(top), prepared)
+        return Message(_version(top), None, _tasks(top), prepared, _data(top) if "data" in top else None)
     return Message(_version(top), _desired(top))
 
 
@@ -251,6 +258,13 @@ def _tasks(top: dict[str, Any]) -> dict[str, BackendState]:
         _text(task, "a task", MAX_NAME): _text(state, "a state", MAX_NAME) for task, state in found.items()
     }
     return {task: TOLD[state] for task, state in told.items() if state in TOLD}
+
+
+def _data(top: dict[str, Any]) -> str:
+    data = top["data"]
+    if not (isinstance(data, str) and (data == "" or is_address(data))):
+        raise MessageError("the address for its data is none")
+    return data
 
 
 def prepared_in(data: object) -> Prepared:

@@ -80,6 +80,7 @@ class Known:
     advice: Lists | None = None  # another agent's, from a manager
     namespace_id: int = 0
     targets: Targets = field(default_factory=Targets)
+    paths: Mapping[str, str] = field(default_factory=dict)  # nodes by the addresses for their data
 
 
 def pause(interval: float, cost: float, *, hot: bool = False, stirring: bool = False) -> float:
@@ -129,7 +130,9 @@ class Session:
         self._hosts: Mapping[str, str] = {}
         self._looked_at: Lists | None = None
         self._showing: frozenset[str] = frozenset()  # services, of what was looked at last
-        self._fresh = View()  # as the engine last gave it
+        self._view = self._named = View()  # as the engine last gave it
+        self._names: Mapping[str, str] = {}  # nodes' own addresses, by those that it gives
+        self._fresh = View()  # with these
         self._shown = self._steady = (
             View()
         )  # the same with the tasks that it misses; with its ports kept as well
@@ -193,6 +196,10 @@ class Session:
     def refresh(self) -> None:
         """Look again at everything, now; from any thread."""
         self._again()
+
+    def look(self) -> None:
+        """There is something new to take; from any thread."""
+        self._wake.set()
 
     def advise(self, desired: Desired) -> None:
         """Take what a manager knows, from any thread. It counts where this node is none itself."""
@@ -258,8 +265,9 @@ class Session:
         fingerprint = docker_view.fingerprint(body)
         self._look_cost = time.thread_time() - began
         if fingerprint != self._fingerprint:
-            self._fresh = self._checked(docker_view.parse_view(parse(body, "the ingress network")))
+            self._view = self._checked(docker_view.parse_view(parse(body, "the ingress network")))
             changed = True
+        changed |= self._name_nodes()
         changed |= self._look_for_missing(now)
         changed |= self._ask_lists(now) | self._ask_tasks(now) | self._take_advice()
         self._ask_membership(now)
@@ -283,6 +291,21 @@ class Session:
         if not view.peers:
             raise NotReady("the engine has not joined the swarm's gossip yet; see journalctl -u docker")
         return view
+
+    def _name_nodes(self) -> bool:
+        """Whether nodes are known by other addresses now; of the view itself that is known already."""
+        own, view = self._own_address, self._view
+        names = {data: node for data, node in self._known.paths.items() if data != own}
+        if own and view.own not in ("", own):
+            names[view.own] = own
+        before, self._names = self._names, names
+        if names != before:
+            self._missing.rename(names)
+            self._earlier = docker_view.renamed(self._earlier, names) if self._earlier else None
+        elif view is self._named:
+            return False
+        self._named, self._fresh = view, docker_view.renamed(view, names)
+        return names != before
 
     def _take_events(self, now: float) -> bool:
         """Apply what the listener has left; True if a mark may have changed."""
@@ -424,6 +447,7 @@ class Session:
             os.fspath(self._namespace.with_name(f"1-{self._network[:10]}")),  # libnetwork's name for it
             self._missing.lost,
             self._wanted(),
+            {node: data for data, node in self._names.items()},
         )
         if standing != self._standing:
             self._standing = standing
@@ -526,6 +550,9 @@ class Session:
         namespace = (os.fspath(self._namespace), known.namespace_id)
         result = docker_view.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
         result = replace(result, services=known.targets.remember(result.services, view))
+        if self._clock() >= self._catch_up_until:
+            unnamed = docker_view.unnamed(self._shown, self._own_address) if self._names else ()
+            result = replace(result, problems=(*result.problems, *unnamed))
         if known.namespace_id:
             return result
         missing = (

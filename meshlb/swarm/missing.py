@@ -8,12 +8,12 @@ must not pay for either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from math import inf
 
 from meshlb.model import BackendState, Node, Service, Task
-from meshlb.swarm.view import View
+from meshlb.swarm.view import View, renamed
 
 HALF = 0.5  # seconds after which what a look shows is not the half of something
 LOST_STAYS = 90.0  # seconds until the tasks of a node that gossip does not find again are given up
@@ -25,6 +25,11 @@ class _Missed:
     task: Task
     peer: Node  # where it runs
     since: float
+
+
+def _renamed(missed: _Missed, addresses: Mapping[str, str]) -> _Missed:
+    at = addresses.get(missed.task.node, missed.task.node)
+    return replace(missed, task=replace(missed.task, node=at), peer=replace(missed.peer, address=at))
 
 
 class Missing:
@@ -56,6 +61,13 @@ class Missing:
             ends = (*map(self._end, self._missed.values()), *(at + LOST_STAYS for at in self._lost.values()))
             self._until = min(ends, default=inf)
         return self._told
+
+    def rename(self, addresses: Mapping[str, str]) -> None:
+        """Nodes are known by other addresses from now on; those that are not named keep theirs."""
+        self._last, self._until = renamed(self._last, addresses), 0.0
+        self._heard = {addresses.get(node, node): since for node, since in self._heard.items()}
+        self._lost = {addresses.get(node, node): since for node, since in self._lost.items()}
+        self._missed = {key: _renamed(missed, addresses) for key, missed in self._missed.items()}
 
     def _missing(self, view: View, own: str, now: float) -> dict[str, _Missed]:
         shown = {task.id for service in view.services for task in service.tasks}

@@ -16,7 +16,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +65,8 @@ class SwarmSource:
 
     def learn(self, remote: Remote) -> None:
         """Take what is known of other nodes; on the event loop. It does not wait for the engine."""
+        if self._follower is not None and remote.paths != self._remote.paths:
+            self._follower.name(remote.paths)
         self._remote = remote
         self._word.set()
         self._news.set()
@@ -117,6 +119,7 @@ class SwarmSource:
         follower = _Follower(session, publish, fall_behind, lambda: _tell(loop, done))
         if self._advice is not None:
             follower.advise(self._advice)
+        follower.name(self._remote.paths)
         self._follower = follower
         follower.start()
         last: Snapshot | None = None
@@ -190,6 +193,13 @@ class _Follower:
             session.advise(desired)
         else:
             self._known.advice = docker_view.from_desired(desired)
+
+    def name(self, paths: Mapping[str, str]) -> None:
+        """Take nodes' addresses by those that they have for their data."""
+        self._known.paths = paths
+        session = self._session
+        if session is not None:
+            session.look()
 
     def status(self) -> SourceStatus:
         """How it stands. Reads single attributes, each replaced as a whole by the thread."""

@@ -23,6 +23,7 @@ _PORT = re.compile(r"Target: (\d{1,5}), Publish: (\d{1,5})", re.ASCII)
 _ID = re.compile(rb'"ID": ?"(\w+)"', re.ASCII)
 
 PORTS_STAY = 10.0  # seconds; a task in ten that alone has a port is missed by 40 looks once in 70 times
+MOST_NAMED = 3  # addresses in a sentence
 _UPDATING = ("updating", "rollback_started")
 _JOBS = {"ReplicatedJob", "GlobalJob"}  # Swarm wants their tasks to be complete, not to run
 
@@ -47,7 +48,8 @@ class View:
     """The ingress network as gossip knows it on this node; its ports have no protocol.
 
     `heard` are the addresses of the nodes whose own endpoints have arrived: gossip hands over a node's
-    entries together, so of these nodes all tasks are known.
+    entries together, so of these nodes all tasks are known. `own` is this node's address as others see where
+    its tasks are: another one than its own where it has an address for its data.
     """
 
     services: tuple[Service, ...] = ()
@@ -55,6 +57,7 @@ class View:
     heard: frozenset[str] = frozenset()
     ingress: frozenset[str] = frozenset()  # the nodes' own addresses in the network
     problems: tuple[str, ...] = ()
+    own: str = ""
     others: tuple[tuple[str, tuple[Port, ...]], ...] = ()  # of services: ports that they had a moment ago
 
 
@@ -137,9 +140,44 @@ def parse_view(network: object) -> View:
     services = tuple(_service(name, found[name], problems) for name in sorted(found) if name)
     endpoints = _list(_dict(found.get("")).get("Tasks"))
     heard = frozenset(_host(endpoint) for endpoint in endpoints) - {""}
-    own = (_text(_dict(endpoint).get("EndpointIP")) for endpoint in endpoints)
-    ingress = frozenset(address for address in own if is_address(address) and ":" not in address)
-    return View(services, _peers(network.get("Peers")), heard, ingress, tuple(problems))
+    hosts = (_text(_dict(endpoint).get("EndpointIP")) for endpoint in endpoints)
+    ingress = frozenset(address for address in hosts if is_address(address) and ":" not in address)
+    own = _own_host(network.get("Containers"), endpoints)
+    return View(services, _peers(network.get("Peers")), heard, ingress, tuple(problems), own)
+
+
+def _own_host(containers: object, endpoints: Iterable[object]) -> str:
+    """Where gossip has this node's own endpoint; empty while it has none."""
+    own = _text(_dict(_dict(containers).get("ingress-sbox")).get("EndpointID"))
+    found = (endpoint for endpoint in endpoints if own and _dict(endpoint).get("EndpointID") == own)
+    return next((_host(endpoint) for endpoint in found), "")
+
+
+def renamed(view: View, addresses: Mapping[str, str]) -> View:
+    """The view with the nodes' own addresses, where gossip has those for their data (`--data-path-addr`)."""
+    if not addresses or addresses.keys().isdisjoint(view.heard | set(hosts(view).values())):
+        return view
+    services = tuple(_renamed(service, addresses) for service in view.services)
+    return replace(view, services=services, heard=frozenset(addresses.get(node, node) for node in view.heard))
+
+
+def unnamed(view: View, own: str) -> tuple[str, ...]:
+    """A sentence about addresses where tasks run that are no node's own."""
+    known = {own, "", *(peer.address for peer in view.peers)}
+    found = sorted(set(hosts(view).values()) - known)
+    if not found:
+        return ()
+    named = ", ".join(found[:MOST_NAMED])
+    text = (
+        "nodes of this Swarm have addresses for their data alone (--data-path-addr), and nobody tells whose "
+        f"{named} is: run meshlb-agent of this release on every node"
+    )
+    return (text,)
+
+
+def _renamed(service: Service, addresses: Mapping[str, str]) -> Service:
+    tasks = (replace(task, node=addresses.get(task.node, task.node)) for task in service.tasks)
+    return replace(service, tasks=tuple(tasks))
 
 
 def _service(name: str, found: object, problems: list[str]) -> Service:

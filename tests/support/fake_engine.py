@@ -24,6 +24,19 @@ def recorded() -> dict[str, Any]:
     return answers
 
 
+# The recorded nodes' addresses, and those that they may have for their data.
+DATA = {"10.211.0.1": "172.16.0.1", "10.211.0.2": "172.16.0.2"}
+
+
+def with_data_path(view: dict[str, Any]) -> dict[str, Any]:
+    """The view of a Swarm whose nodes were given addresses for their data."""
+    found = copy.deepcopy(view)
+    for service in found["Services"].values():
+        for task in service["Tasks"]:
+            task["Info"]["Host IP"] = DATA[task["Info"]["Host IP"]]
+    return found
+
+
 class FakeEngine:
     """Serves `path` as dockerd would. Everything that a test wants it to say or do is an attribute.
 

@@ -15,6 +15,7 @@ from swarm_ca import SwarmCA
 
 from meshlb.advice import Advice
 from meshlb.model import BackendState, ChannelStatus, Desired, Face, Prepared, Remote, Standing
+from meshlb.overlay import Overlay
 from meshlb.parts import _advising
 from meshlb.peers.identity import load
 from meshlb.swarm.remembered import PREPARED, Memory
@@ -125,6 +126,29 @@ def test_what_others_have_prepared_is_known_before_they_are_heard(
         assert source.learnt, "who knows no policies waits for nothing"
         preparing.told(Prepared(), face)
         assert (source.learnt[-1].prepared[THERE], source.learnt[-1].face) == (told[THERE], face)
+
+    run(scenario())
+
+
+class Kept(Overlay):
+    """Notes whose ways are kept."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda descriptor: None)
+        self.lost: list[frozenset[str]] = []
+
+    def keep(self, path: str, lost: frozenset[str]) -> None:
+        self.lost.append(lost)
+
+
+def test_ways_lead_to_the_addresses_that_nodes_have_for_their_data(worker: Path, port: int) -> None:
+    async def scenario() -> None:
+        source, kept = Source(), Kept()
+        advice = Advice(source, HERE, port, overlay=kept)
+        lost, paths = frozenset({THERE, "10.0.0.7"}), {THERE: "172.16.0.9"}
+        source.on_standing(Standing(str(worker), HERE, overlay="/overlay", lost=lost, paths=paths))
+        advice.forget()
+        assert kept.lost == [{"172.16.0.9", "10.0.0.7"}]
 
     run(scenario())
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine
+from fake_engine import DATA, FakeEngine, with_data_path
 from test_engine_source import (
     WEB_TASK,
     Watcher,
@@ -363,6 +363,48 @@ def test_every_node_tells_the_states_of_its_own_tasks(tmp_path: Path) -> None:
                 await watcher.until(lambda: told[-1].states == {WEB_TASK: BackendState.DRAINING}, "sickness")
                 fake.emit(event("health_status: healthy"))
                 await watcher.until(lambda: told[-1].states == {}, "health")
+
+    run(scenario())
+
+
+def test_a_node_with_an_address_for_its_data_runs_its_own_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_follow, "CATCH_UP", 0.0)
+    told: list[Standing] = []
+
+    async def scenario() -> None:
+        with FakeEngine(tmp_path / "docker.sock") as fake:
+            fake.answers["view"] = with_data_path(fake.view())
+            watcher = watch(fake.url)
+            watcher.source.on_standing = told.append
+            async with watcher:
+                await watcher.first()
+                await watcher.until(lambda: told, "a standing")
+                web = service(watcher.seen[-1])
+                assert web is not None
+                own = watcher.seen[-1].node
+                assert {task.node for task in web.tasks} == {own, DATA["10.211.0.1"]}
+                assert told[-1].hosts[WEB_TASK] == own == "10.211.0.2"
+                assert told[-1].paths == {own: DATA[own]}
+                assert any(DATA["10.211.0.1"] in problem for problem in watcher.seen[-1].problems)
+                names = {data: node for node, data in DATA.items()}
+                watcher.source.learn(Remote(paths=names))
+                await watcher.until(lambda: told[-1].paths == DATA, "the other node's address")
+                await watcher.until(
+                    lambda: (
+                        (web := service(watcher.seen[-1]))
+                        and {task.node for task in web.tasks} == DATA.keys()
+                    ),
+                    "its tasks",
+                )
+                assert not any("data" in problem for problem in watcher.seen[-1].problems)
+                assert set(told[-1].hosts.values()) == DATA.keys()
+                assert told[-1].lost == frozenset(), "nobody is gone for having another name"
+                fake.restart()
+                await watcher.polls(fake)
+                await watcher.well()
+                assert told[-1].paths == DATA
 
     run(scenario())
 

@@ -7,7 +7,7 @@ from counting import operations
 
 from meshlb.model import BackendState, Node, Port, Service, Task
 from meshlb.swarm.missing import HALF, LOST_STAYS, Missing
-from meshlb.swarm.view import View
+from meshlb.swarm.view import View, renamed
 
 UP, SUSPECTED, DRAINING = BackendState.UP, BackendState.SUSPECTED, BackendState.DRAINING
 OWN = "a"
@@ -43,6 +43,19 @@ def test_they_are_up_again_as_soon_as_they_are_shown(missing: Missing) -> None:
     missing.remember(view_of("a1", "b2", heard="ab"), OWN, 1.0)
     view = view_of("a1", "b2", "c3", heard="abc")
     assert missing.remember(view, OWN, 9.0) == view
+
+
+def test_what_is_missed_goes_by_its_nodes_new_name(missing: Missing) -> None:
+    missing.remember(view_of("a1", "b2", heard="ab"), OWN, 1.0)
+    missing.rename({"c": "C", "b": "B"})
+    now = renamed(view_of("a1", "b2", heard="ab"), {"b": "B"})
+    view = missing.remember(now, OWN, 2.0)
+    assert states(view) == {"a1": UP, "b2": UP, "c3": SUSPECTED}
+    assert [task.node for task in view.services[0].tasks] == ["a", "B", "C"]
+    assert missing.lost == {"C"}
+    back = renamed(view_of("a1", "b2", "c3", heard="abc"), {"b": "B", "c": "C"})
+    assert missing.remember(back, OWN, 3.0) == back
+    assert not missing.lost
 
 
 def test_they_are_given_up_after_long(missing: Missing) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from counting import operations
-from fake_engine import recorded
+from fake_engine import DATA, recorded, with_data_path
 
 from meshlb.errors import EngineError
 from meshlb.model import BackendState, Node, Port, Protocol, Service, Snapshot, Task
@@ -30,6 +30,7 @@ from meshlb.swarm.view import (
     parse_membership,
     parse_view,
     parse_wanted,
+    renamed,
     snapshot,
     stopping,
 )
@@ -61,6 +62,18 @@ def test_view_of_a_worker(real: dict[str, Any]) -> None:
     assert web.tasks[0] == Task("qkvwfv97zv8nr3hcz6agfyl3f", web.tasks[0].name, "10.0.0.8", WORKER)
     assert {peer.address for peer in view.peers} == view.heard == {MANAGER, WORKER}
     assert view.problems == ()
+
+
+def test_tasks_are_on_the_nodes_that_have_another_address_for_their_data(real: dict[str, Any]) -> None:
+    """As with `docker swarm init --data-path-addr`: what gossip calls a host's address is that one."""
+    plain = parse_view(real["view"])
+    real["view"] = with_data_path(real["view"])
+    view = parse_view(real["view"])
+    assert (plain.own, view.own) == (WORKER, DATA[WORKER])
+    assert {task.node for service in view.services for task in service.tasks} == set(DATA.values())
+    names = {data: node for node, data in DATA.items()}
+    assert renamed(view, names) == replace(plain, own=view.own)
+    assert renamed(plain, names) is plain
 
 
 def test_membership(real: dict[str, Any]) -> None:

@@ -170,6 +170,34 @@ def test_senders_leave_more_room_than_receivers_need() -> None:
     assert pause_after(int(SENT_PER_SECOND) * 3) == 3
 
 
+def told(count: int, data: str | None, **states: BackendState) -> Message:
+    return Message(Version("epoch", count), None, states, None, data)
+
+
+def test_a_node_is_known_by_the_address_for_its_data() -> None:
+    beliefs = Beliefs(10)
+    beliefs.hosts = {"a": "172.16.0.1"}  # as gossip has it, before anybody knows whose that is
+    beliefs.addresses = (ONE, TWO)
+    beliefs.hear(ONE, WORKS, told(1, "172.16.0.1", a=DOWN), 0)
+    assert beliefs.paths() == {"172.16.0.1": ONE}
+    assert (beliefs.tasks(0), beliefs.foreign) == ({ONE: {"a": DOWN}}, 0)
+    beliefs.tasks(100)
+    assert beliefs.paths() == {"172.16.0.1": ONE}, "it outlives the connection"
+    beliefs.addresses = (TWO,)
+    assert beliefs.paths() == {}
+
+
+@pytest.mark.parametrize("data", [TWO, "10.0.0.3", "172.16.0.2"])
+def test_nobody_takes_anothers_address_for_its_data(data: str) -> None:
+    beliefs = Beliefs(10)
+    beliefs.hosts = {"a": data}
+    beliefs.addresses, beliefs.nodes = (ONE, TWO), (Node("x", "three", "10.0.0.3"),)
+    beliefs.hear(TWO, OTHER, told(1, "172.16.0.2"), 0)
+    beliefs.hear(ONE, WORKS, told(1, data, a=DOWN), 0)
+    assert ONE not in beliefs.paths().values()
+    assert (beliefs.tasks(0), beliefs.foreign) == ({}, 1)
+
+
 def test_what_a_node_has_prepared_outlives_its_agent() -> None:
     before, after = Prepared(frozenset({"a"})), Prepared(frozenset({"b"}))
     beliefs = Beliefs(10, {ONE: before, TWO: before})

@@ -153,6 +153,15 @@ def test_other_tasks_are_refused(tasks: object, said: str) -> None:
         decode(json.dumps({"epoch": "e", "count": 1, "tasks": tasks}))
 
 
+def test_the_address_for_a_nodes_data_is_told_where_it_has_one() -> None:
+    assert decode(encode_tasks(VERSION, {}, None, "172.16.0.1")).data == "172.16.0.1"
+    assert decode(encode_tasks(VERSION, {}, None, "")).data == "", "it has none"
+    assert decode(encode_tasks(VERSION, {})).data is None, "it does not know yet"
+    for wrong in (7, "here", None, "172.16.0.1:80"):
+        with pytest.raises(MessageError, match="address for its data"):
+            decode(json.dumps({"epoch": "e", "count": 1, "tasks": {}, "data": wrong}))
+
+
 def test_a_state_of_a_later_release_is_skipped() -> None:
     text = json.dumps({"epoch": "e", "count": 1, "tasks": {"t": "frozen", "u": "down"}})
     assert decode(text).tasks == {"u": BackendState.DOWN}

@@ -73,6 +73,23 @@ def test_a_workers_tasks_are_told_to_all_and_back_to_health(ca: SwarmCA, worker:
     run(scenario())
 
 
+def test_the_address_for_a_nodes_data_is_told(ca: SwarmCA, worker: Path) -> None:
+    async def scenario() -> None:
+        async with running(worker, address=HERE) as told:
+            await until(lambda: told.peers.port and told.is_informed, "the worker to listen")
+            async with running(ca.root("other"), told.peers.port) as heard:
+                heard.peers.connect((HERE,))
+                told.peers.tell({}, None, "172.16.0.1")
+                await until(lambda: heard.peers.remote.paths == {"172.16.0.1": HERE}, "the address")
+                told.peers.tell({"t": DOWN})  # an agent that does not know yet
+                await until(lambda: heard.peers.remote.tasks, "a state")
+                assert heard.peers.remote.paths
+                told.peers.tell({}, None, "")
+                await until(lambda: heard.remote[-1] == Remote(), "that there is none")
+
+    run(scenario())
+
+
 def test_a_task_that_another_node_runs_is_not_taken(ca: SwarmCA, worker: Path) -> None:
     async def scenario() -> None:
         async with running(worker, address=HERE) as told:
