@@ -143,7 +143,7 @@ def test_a_manager_whose_cable_is_pulled_is_missed_and_found_again(
 def test_a_worker_that_claims_to_be_a_manager_is_not_heard(lab: Lab, worker: Node) -> None:
     other = lab.node("node3")
     with end(other) as told, end(worker) as heard:
-        told.do("publish forged")
+        told.do("forge forged")
         heard.do(f"connect {other.address}")
         heard.says(f"problem no manager's agent is reachable ({other.address}:{PORT}: it tells what services")
         assert not [line for line in heard.said if line.startswith("heard")]

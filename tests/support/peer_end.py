@@ -1,19 +1,22 @@
 """One end of the channel between agents as a process: it does what stdin says, and prints what it hears.
 
 Its arguments are Docker's data directory and the port. Lines in: `publish NAME...`, `silence`,
-`connect ADDRESS...`. Lines out: `heard NAME...` for each state, `silent ADDRESS...` for nodes that are,
-`problem TEXT` whenever that changes.
+`connect ADDRESS...`, and `forge NAME...`, which is `publish` of a node that takes itself for a manager. Lines
+out: `heard NAME...` for each state, `silent ADDRESS...` for nodes that are, `problem TEXT` whenever that
+changes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from meshlb.model import Desired, Service
 from meshlb.peers.channel import Peers
 from meshlb.peers.client import Pace
+from meshlb.peers.identity import MANAGER
 
 
 def say(*words: str) -> None:
@@ -42,11 +45,20 @@ async def main(root: Path, port: int) -> None:
         if verb == "connect":
             peers.connect((), tuple(words))
         else:
+            if verb == "forge":
+                await pretend(peers)
             services = tuple(Service(name, name, (), ()) for name in words)
-            peers.publish(Desired(services) if verb == "publish" else None)
+            peers.publish(Desired(services) if verb != "silence" else None)
     for part in parts:
         part.cancel()
     await asyncio.wait(parts)
+
+
+async def pretend(peers: Peers) -> None:
+    """Take this node for a manager, as nobody else does who sees its certificate."""
+    while (own := peers.identity) is None:  # noqa: ASYNC110  # it is read by another task
+        await asyncio.sleep(0.02)
+    peers._keeper.current = replace(own, role=MANAGER)
 
 
 async def tell_problems(peers: Peers) -> None:
