@@ -122,7 +122,8 @@ class Snapshot:
     `masked` are networks of clients whose own address tasks must not see, `hindrances` by nodes' addresses
     what keeps tasks there from seeing them; that of this node itself keeps all. `living` are the ids of all
     tasks that are not down, those to which no port leads any more included. `unseen` are nodes of which the
-    source does not know whether they are there. `pending` says that it is empty only because nothing is known yet.
+    source does not know whether they are there. `pending` says that it is empty only because nothing is
+    known yet.
     """
 
     services: tuple[Service, ...] = ()
