@@ -322,5 +322,5 @@ export function events(all, several) {
 
 function tone(kind) {
   if (["task-up", "port-up", "node-back", "problem-gone", "start"].includes(kind)) return "good";
-  return ["task-draining", "task-drained", "task-paused", "port-closed"].includes(kind) ? "calm" : "bad";
+  return ["task-draining", "task-drained", "task-paused", "port-closed", "node-gone"].includes(kind) ? "calm" : "bad";
 }
