@@ -1,7 +1,7 @@
 """Lines on their way out: a thread of their own writes them, so that nobody else waits for who reads them.
 
-    put ──► waiting ──► written, many at a time
-     └──► lost, where no place is left; how many, is a line as soon as lines are read again
+put ──► waiting ──► written, many at a time
+ └──► lost, where no place is left; how many, is a line as soon as lines are read again
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from meshlb.model import (
 )
 from meshlb.peers import message as peer_message
 from meshlb.policy import from_settings
+from meshlb.swarm import snapshots
 from meshlb.swarm import view as docker_view
 from meshlb.table import build
 
@@ -128,7 +129,7 @@ def view_decoding() -> Run:
 
     def run() -> Snapshot:
         view = docker_view.parse_view(json.loads(body))
-        return docker_view.snapshot(view, None, own, {}, ("", 0))
+        return snapshots.snapshot(view, None, own, {}, ("", 0))
 
     found = run()
     assert len(found.services) == PORTS, found.problems[:3]

@@ -18,9 +18,11 @@ from urllib.parse import quote
 from meshlb.errors import EngineError
 from meshlb.model import BackendState
 from meshlb.swarm import events as docker_events
+from meshlb.swarm import lists as docker_lists
 from meshlb.swarm import view as docker_view
 from meshlb.swarm.api import AnswerError, Connection, parse
-from meshlb.swarm.view import Lists, Membership
+from meshlb.swarm.lists import Lists
+from meshlb.swarm.view import Membership
 
 NO_MANAGER = (403, 406, 503)  # what a node that is none answers to who asks for lists
 
@@ -120,9 +122,9 @@ def wanted(connection: Connection) -> tuple[frozenset[str], float]:
     """The ids of the tasks that Swarm wants to run, and how many seconds of a core it took to learn them."""
     began = time.thread_time()
     body = connection.get(_TASKS_PATH)
-    found = docker_view.find_wanted(body)
+    found = docker_lists.find_wanted(body)
     if found is None:
-        found = docker_view.parse_wanted(parse(body, "/tasks"))
+        found = docker_lists.parse_wanted(parse(body, "/tasks"))
     return found, time.thread_time() - began
 
 
@@ -132,7 +134,7 @@ def lists(connection: Connection, *, certain: bool) -> Listed:
     It may have been demoted, or the managers may have lost their quorum.
     """
     try:
-        return docker_view.parse_lists(read(connection, "/services"), read(connection, "/nodes")), None
+        return docker_lists.parse_lists(read(connection, "/services"), read(connection, "/nodes")), None
     except AnswerError as error:
         is_refused = error.status in NO_MANAGER and not certain
         return error, membership(connection) if is_refused else None

@@ -22,14 +22,17 @@ from urllib.parse import quote
 
 from meshlb.errors import EngineError
 from meshlb.model import BackendState, Desired, Snapshot, Standing, Wanted
-from meshlb.swarm import asking
+from meshlb.swarm import asking, snapshots
 from meshlb.swarm import events as docker_events
+from meshlb.swarm import lists as docker_lists
 from meshlb.swarm import view as docker_view
 from meshlb.swarm.api import AnswerError, Connection, Engine, parse
 from meshlb.swarm.asking import NO_MANAGER, Asking, Listed, Question
 from meshlb.swarm.events import Event, Marks
+from meshlb.swarm.lists import Lists
 from meshlb.swarm.missing import Missing
-from meshlb.swarm.view import Lists, Membership, Ports, Targets, View
+from meshlb.swarm.targets import Ports, Targets
+from meshlb.swarm.view import Membership, View
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
 TASKS_EVERY = 0.25  # seconds at least between its lists, and those of tasks while they may change:
@@ -203,7 +206,7 @@ class Session:
 
     def advise(self, desired: Desired) -> None:
         """Take what a manager knows, from any thread. It counts where this node is none itself."""
-        self._known.advice = docker_view.from_desired(desired)
+        self._known.advice = docker_lists.from_desired(desired)
         self._advised.set()
         self._wake.set()
 
@@ -244,7 +247,7 @@ class Session:
         if self._known.advice is None and self._known.membership is not None:
             recalled = self._recall(self._known.membership.root)
             old = replace(recalled, old=True) if recalled else None
-            self._known.advice = docker_view.from_desired(old) if old else None
+            self._known.advice = docker_lists.from_desired(old) if old else None
 
     def _wait(self) -> None:
         now = self._clock()
@@ -380,7 +383,7 @@ class Session:
             return self._without_lists(new)
         self.lists_problem, self._behind = "", False
         lists = self._known.lists
-        carried = docker_view.carry_lists(lists, new, self._shown)
+        carried = docker_lists.carry_lists(lists, new, self._shown)
         self._known.lists = replace(carried, stopping=lists.stopping if lists else frozenset())
         return self._known.lists != lists
 
@@ -412,7 +415,7 @@ class Session:
         lists = self._known.lists
         if lists is None:
             return False
-        stopping = docker_view.stopping(self._asked_about, lists, wanted)
+        stopping = docker_lists.stopping(self._asked_about, lists, wanted)
         self._known.lists = replace(lists, stopping=stopping)
         return stopping != lists.stopping
 
@@ -432,7 +435,7 @@ class Session:
         membership, lists = self._known.membership, self._known.lists
         if membership is None:
             return
-        desired = docker_view.to_desired(lists, self._behind) if lists else None
+        desired = docker_lists.to_desired(lists, self._behind) if lists else None
         earlier = self._earlier.peers if self._earlier else ()  # gossip takes a while to show them again
         peers = tuple(sorted({node.address for node in (*self._shown.peers, *earlier)}))
         states = dict(self._marks.states())
@@ -459,7 +462,7 @@ class Session:
         if lists is None:
             return None
         if lists is not self._looked_at:
-            self._looked_at, self._showing = lists, docker_view.showing(lists.services)
+            self._looked_at, self._showing = lists, docker_lists.showing(lists.services)
         if not self._showing:
             return Wanted()
         services = (service for service in self._shown.services if service.name in self._showing)
@@ -544,11 +547,11 @@ class Session:
     def _combined(self) -> Snapshot:
         view, known = self._steady, self._known
         if self._earlier is not None:
-            view = docker_view.carry_tasks(self._earlier, view, self._own_address, self._lists)
+            view = snapshots.carry_tasks(self._earlier, view, self._own_address, self._lists)
         known.view = view
         membership = known.membership or Membership("")
         namespace = (os.fspath(self._namespace), known.namespace_id)
-        result = docker_view.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
+        result = snapshots.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
         result = replace(result, services=known.targets.remember(result.services, view))
         if self._clock() >= self._catch_up_until:
             unnamed = docker_view.unnamed(self._shown, self._own_address) if self._names else ()

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from meshlb.errors import EngineError
 from meshlb.model import ChannelStatus, Desired, Remote, Snapshot, SourceStatus, Standing
+from meshlb.swarm import lists as docker_lists
 from meshlb.swarm import sdk as docker_engine
-from meshlb.swarm import view as docker_view
 from meshlb.swarm.follow import Doubt, Known, NotInSwarm, NotReady, Session
 from meshlb.swarm.remote import lay_over
 
@@ -192,7 +192,7 @@ class _Follower:
         if session is not None:
             session.advise(desired)
         else:
-            self._known.advice = docker_view.from_desired(desired)
+            self._known.advice = docker_lists.from_desired(desired)
 
     def name(self, paths: Mapping[str, str]) -> None:
         """Take nodes' addresses by those that they have for their data."""

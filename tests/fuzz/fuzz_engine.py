@@ -14,8 +14,12 @@ from meshlb.errors import EngineError
 from meshlb.model import BackendState, Node
 from meshlb.swarm import api as docker_api
 from meshlb.swarm import events as docker_events
+from meshlb.swarm import lists as docker_lists
+from meshlb.swarm import snapshots
 from meshlb.swarm import view as docker_view
-from meshlb.swarm.view import NOBODY, Lists, Ports, View
+from meshlb.swarm.lists import Lists
+from meshlb.swarm.targets import Ports
+from meshlb.swarm.view import NOBODY, View
 
 WORDS = (
     *(
@@ -45,12 +49,12 @@ def check(data: bytes) -> None:
     """The bytes as an event, as an error's body and as answers."""
     properties.sentence(docker_api._message(data), 1_000)
     _check_event(data)
-    docker_view.find_wanted(data)
+    docker_lists.find_wanted(data)
     found = _own(docker_api.parse, data, "/x")
     answers = found if isinstance(found, dict) else {}
     view = _own(docker_view.parse_view, answers.get("view", found)) or View()
-    lists = _own(docker_view.parse_lists, answers.get("services"), answers.get("nodes", []))
-    wanted = _own(docker_view.parse_wanted, answers.get("tasks", found)) or frozenset[str]()
+    lists = _own(docker_lists.parse_lists, answers.get("services"), answers.get("nodes", []))
+    wanted = _own(docker_lists.parse_wanted, answers.get("tasks", found)) or frozenset[str]()
     states = docker_events.parse_containers(answers.get("containers", found))
     network = _own(docker_view.find_ingress, answers.get("networks", found))
     assert isinstance(network, str | None)
@@ -87,11 +91,11 @@ def _check_tables(
     states: dict[str, BackendState],
 ) -> None:
     namespace = ("/run/ns", 1)
-    properties.table(docker_view.snapshot(view, None, own, states, namespace))
-    remembered = Ports().remember(docker_view.carry_tasks(view, View(), own.address, lists), 0.0)
-    told = docker_view.carry_lists(lists, lists, view) if lists else None
+    properties.table(snapshots.snapshot(view, None, own, states, namespace))
+    remembered = Ports().remember(snapshots.carry_tasks(view, View(), own.address, lists), 0.0)
+    told = docker_lists.carry_lists(lists, lists, view) if lists else None
     if told:
-        stopping = docker_view.stopping(view, told, wanted)
+        stopping = docker_lists.stopping(view, told, wanted)
         assert not stopping & wanted
-        told = docker_view.from_desired(docker_view.to_desired(told))
-    properties.table(docker_view.snapshot(remembered, told, own, states, namespace))
+        told = docker_lists.from_desired(docker_lists.to_desired(told))
+    properties.table(snapshots.snapshot(remembered, told, own, states, namespace))

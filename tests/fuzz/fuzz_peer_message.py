@@ -23,8 +23,10 @@ from meshlb.peers.message import (
     encode_tasks,
 )
 from meshlb.policy import LABEL_PREFIX
+from meshlb.swarm.lists import from_desired
 from meshlb.swarm.remote import lay_over
-from meshlb.swarm.view import NOBODY, View, from_desired, snapshot
+from meshlb.swarm.snapshots import snapshot
+from meshlb.swarm.view import NOBODY, View
 
 ADDRESS = "10.0.0.1"
 

@@ -24,9 +24,10 @@ from test_engine_source import (
 from meshlb.model import BackendState, Desired, Port, Protocol, Remote, Service, Standing, Wanted
 from meshlb.swarm import api as docker_api
 from meshlb.swarm import follow as docker_follow
-from meshlb.swarm import view as docker_view
+from meshlb.swarm import targets
 from meshlb.swarm.api import Engine
-from meshlb.swarm.view import PORTS_STAY, Ports, View
+from meshlb.swarm.targets import PORTS_STAY, Ports
+from meshlb.swarm.view import View
 
 __all__ = ["hurry"]  # its waits are these tests' too
 
@@ -304,7 +305,7 @@ def test_a_manager_goes_by_its_own_lists(tmp_path: Path) -> None:
 
 
 def test_ports_that_gossip_shows_now_and_then_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_view, "PORTS_STAY", PORTS_STAY)
+    monkeypatch.setattr(targets, "PORTS_STAY", PORTS_STAY)
     ports, both = Ports(), View((service_with("web", 80, 90),))
     assert ports.remember(both, 0) == both
     assert ports.remember(View((service_with("web", 80),)), 1) == both
@@ -315,7 +316,7 @@ def test_ports_that_gossip_shows_now_and_then_stay(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_port_that_another_service_has_now_is_its_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_view, "PORTS_STAY", PORTS_STAY)
+    monkeypatch.setattr(targets, "PORTS_STAY", PORTS_STAY)
     ports = Ports()
     ports.remember(View((service_with("old", 80),)), 0)
     new = View((service_with("new", 80),))

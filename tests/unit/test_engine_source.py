@@ -24,6 +24,7 @@ from meshlb.model import BackendState, Port, Protocol, Remote, Service, Snapshot
 from meshlb.swarm import api as docker_api
 from meshlb.swarm import follow as docker_follow
 from meshlb.swarm import sdk as docker_engine
+from meshlb.swarm import snapshots, targets
 from meshlb.swarm import source as engine
 from meshlb.swarm import view as docker_view
 from meshlb.swarm.source import SwarmSource
@@ -42,7 +43,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "RECHECK", 0.05)
     monkeypatch.setattr(engine, "DOUBT", 0.05)
     monkeypatch.setattr(docker_follow, "EVENTS_AGAIN", (0.02, 0.1))
-    monkeypatch.setattr(docker_view, "PORTS_STAY", 0.0)
+    monkeypatch.setattr(targets, "PORTS_STAY", 0.0)
 
 
 @pytest.fixture
@@ -909,16 +910,16 @@ def test_process_ends_while_the_engine_hangs(fake: FakeEngine) -> None:
 def test_defect_of_ours_does_not_end_the_source(
     fake: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    snapshot = docker_view.snapshot
+    snapshot = snapshots.snapshot
 
     def defective(*_: object) -> Snapshot:
         raise RuntimeError("a defect")
 
     async def scenario() -> None:
         async with watch(fake.url) as watcher:
-            monkeypatch.setattr(docker_view, "snapshot", defective)
+            monkeypatch.setattr(snapshots, "snapshot", defective)
             await watcher.problem("the agent's log says why")
-            monkeypatch.setattr(docker_view, "snapshot", snapshot)
+            monkeypatch.setattr(snapshots, "snapshot", snapshot)
             await watcher.first()
             await watcher.well()
 

@@ -15,25 +15,10 @@ from meshlb.errors import EngineError
 from meshlb.model import BackendState, Node, Port, Protocol, Service, Snapshot, Task
 from meshlb.swarm import api as docker_api
 from meshlb.swarm.events import parse_containers
-from meshlb.swarm.view import (
-    NOBODY,
-    Lists,
-    Ports,
-    Targets,
-    View,
-    carry_lists,
-    carry_tasks,
-    find_ingress,
-    find_wanted,
-    fingerprint,
-    parse_lists,
-    parse_membership,
-    parse_view,
-    parse_wanted,
-    renamed,
-    snapshot,
-    stopping,
-)
+from meshlb.swarm.lists import Lists, carry_lists, find_wanted, parse_lists, parse_wanted, stopping
+from meshlb.swarm.snapshots import carry_tasks, snapshot
+from meshlb.swarm.targets import Ports, Targets
+from meshlb.swarm.view import NOBODY, View, find_ingress, fingerprint, parse_membership, parse_view, renamed
 from meshlb.table import Builder, build
 
 MANAGER, WORKER = "10.211.0.1", "10.211.0.2"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from meshlb.model import BackendState, Port, Service
 from meshlb.peers.message import Ledger, Version
 from meshlb.swarm.events import PATIENCE, Event, Marks
-from meshlb.swarm.view import PORTS_STAY, Ports, View
+from meshlb.swarm.targets import PORTS_STAY, Ports
+from meshlb.swarm.view import View
 
 versions = st.builds(Version, st.sampled_from("abc"), st.integers(0, 5))
 
