@@ -211,7 +211,8 @@ cdef bint _joins(const train_t *train, uint32_t segment, uint32_t datagrams, uin
     """Whether a train can follow `datagrams` of `segment` bytes in their message."""
     if train.size == 0 or segment == 0 or bytes % segment:
         return False
-    if train.segment != segment and train.size > segment:
+    # The kernel cuts at every `segment` bytes: what is shorter can only be one datagram, and the last.
+    if train.segment != segment and (train.size > segment or train.size > train.segment):
         return False
     return datagrams + train_datagrams(train) <= MOST_SEGMENTS and bytes + train.size <= MOST_BYTES
 

@@ -152,6 +152,25 @@ def test_mixed_lengths_keep_their_order(udp: UdpMesh, udp_server: MakeServer) ->
         assert [sock.recv(65536) for _ in data] == data
 
 
+def test_a_train_of_shorter_datagrams_is_not_glued_to_what_precedes_it(
+    udp: UdpMesh, udp_server: MakeServer
+) -> None:
+    """Workers find a datagram and the train behind it at once now and then."""
+    server = udp_server(lambda _: ())
+    udp.serve(server.backend)
+    sent = [b"a" * 1200, *[b"b" * 100] * 3]
+    with udp.client() as sock:
+        for _ in range(30):
+            server.received.clear()
+            for _ in range(10):  # as many as there is room for
+                sock.send(sent[0])
+                send_train(sock, sent[1:])
+            eventually(
+                lambda: sum(len(data) for data, _ in server.received) == 15000, timeout=10, what="all bytes"
+            )
+            assert [data for data, _ in server.received] == sent * 10
+
+
 def test_each_client_has_a_flow_and_each_flow_one_backend(udp: UdpMesh, udp_server: MakeServer) -> None:
     names = [b"a", b"b", b"c"]
     udp.serve(*(udp_server(lambda data, name=name: (name + data,)).backend for name in names))
