@@ -96,7 +96,7 @@ cdef bint _less_loaded(const tier_t *tier, uint32_t one, uint32_t other) noexcep
 
 
 cdef uint32_t _leastconn(const tier_t *tier, port_t *port, choice_t *choice, uint32_t turn) noexcept nogil:
-    """The least loaded of those that may be taken; equal ones have their turns."""
+    """The least loaded of those that may be taken, after one that may be back; equal ones have their turns."""
     cdef uint32_t first = sys.fetch_add(&port.ticket, 1) % tier.count
     cdef uint32_t best = tier.count
     cdef uint32_t i, index
@@ -104,6 +104,8 @@ cdef uint32_t _leastconn(const tier_t *tier, port_t *port, choice_t *choice, uin
         return (first + turn) % tier.count
     for i in range(tier.count):
         index = (first + i) % tier.count
+        if choice.probing and _may_be_back(tier.backends[index], choice.now):
+            return index  # else it would not be tried for as long as another is fit
         if not _unfit(tier.backends[index]) and (best == tier.count or _less_loaded(tier, index, best)):
             best = index
     return best if best < tier.count else first
@@ -150,12 +152,17 @@ cdef bint _warm(const backend_t *backend, const route_t *route, choice_t *choice
     return random_below(choice.random, route.slow_start) < (age if age > least else least)
 
 
+cdef bint _may_be_back(backend_t *backend, uint64_t now) noexcept nogil:
+    """Whether it was set aside, and its pause is over."""
+    if sys.load_relaxed_uint(&backend.standing) != STANDING_ASIDE or _has_drained(backend, now):
+        return False
+    return sys.load_relaxed(&backend.probe_at) <= now
+
+
 cdef bint _probes(backend_t *backend, uint64_t now) noexcept nogil:
     """Whether this connection is the one that looks whether a backend that was set aside is back."""
     cdef uint64_t probe_at = sys.load_relaxed(&backend.probe_at)
-    if sys.load_relaxed_uint(&backend.standing) != STANDING_ASIDE or now < probe_at:
-        return False
-    return sys.compare_exchange(&backend.probe_at, probe_at, now + _pause(backend))
+    return _may_be_back(backend, now) and sys.compare_exchange(&backend.probe_at, probe_at, now + _pause(backend))
 
 
 cdef inline bint _has_drained(backend_t *backend, uint64_t now) noexcept nogil:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import socket
 import struct
 import threading
@@ -17,7 +18,7 @@ from mesh import MIB, Handler, MakeServer, Mesh, backend, echo, exactly, free_po
 from waiting import eventually
 
 from meshlb.model import BackendState, PortCounts
-from meshlb.policy import Policy
+from meshlb.policy import BALANCERS, Policy
 from meshlb.table import Backend, Table
 
 SAID = 15  # bytes, more than three seconds
@@ -34,6 +35,15 @@ def named(name: bytes) -> Handler:
 def ask(mesh: Mesh, say: bytes = b"who") -> bytes:
     with mesh.connect() as client:
         client.sendall(say)
+        return client.recv(64)
+
+
+def ask_from(mesh: Mesh, number: int) -> bytes:
+    """The same from one of many addresses."""
+    with socket.create_connection(
+        ("127.0.0.1", mesh.port.published), 30, source_address=(f"127.0.7.{number}", 0)
+    ) as client:
+        client.sendall(b"who")
         return client.recv(64)
 
 
@@ -119,22 +129,15 @@ def test_a_source_keeps_its_backend(mesh: Mesh, server: MakeServer) -> None:
     backends = [server(named(name)).backend for name in (b"a", b"b", b"c", b"d")]
     mesh.serve(*backends, policy=Policy(balance="source"))
 
-    def from_source(number: int) -> bytes:
-        with socket.create_connection(
-            ("127.0.0.1", mesh.port.published), 30, source_address=(f"127.0.7.{number}", 0)
-        ) as client:
-            client.sendall(b"who")
-            return client.recv(64)
-
-    before = {number: from_source(number) for number in range(1, 60)}
-    assert before == {number: from_source(number) for number in range(1, 60)}
+    before = {number: ask_from(mesh, number) for number in range(1, 60)}
+    assert before == {number: ask_from(mesh, number) for number in range(1, 60)}
     assert len(set(before.values())) == 4
     mesh.serve(*reversed(backends[1:]), policy=Policy(balance="source"))
-    after = {number: from_source(number) for number in range(1, 60)}
+    after = {number: ask_from(mesh, number) for number in range(1, 60)}
     stayed = [before[number] == after[number] for number in before if before[number] != b"a"]
     assert sum(stayed) / len(stayed) > 0.85
     mesh.serve(*backends, policy=Policy(balance="source", source_prefix=(24, 64)))
-    assert len({from_source(number) for number in range(1, 60)}) == 1
+    assert len({ask_from(mesh, number) for number in range(1, 60)}) == 1
 
 
 def test_locality(mesh: Mesh, server: MakeServer) -> None:
@@ -151,18 +154,22 @@ def test_locality(mesh: Mesh, server: MakeServer) -> None:
 # Health
 
 
-def test_a_failing_backend_is_set_aside_and_comes_back(mesh: Mesh, server: MakeServer) -> None:
+@pytest.mark.parametrize("balance", BALANCERS)
+def test_a_failing_backend_is_set_aside_and_comes_back(mesh: Mesh, server: MakeServer, balance: str) -> None:
     good, port = server(named(b"good")), free_port()
-    mesh.serve(backend(port), good.backend)
-    for _ in range(40):
-        assert ask(mesh) == b"good"
+    mesh.serve(backend(port), good.backend, policy=Policy(balance=balance))
+    for number in range(40):
+        assert ask_from(mesh, number) == b"good"
     standing = {of.port: of for of in mesh.backend_counts()}
     failing = mesh.backend_counts()[standing[port]]
     assert failing.aside
     assert failing.failed < 15, "three failures, and then a probe now and then"
     with answering(port, b"back"):
-        eventually(lambda: ask(mesh) == b"back", timeout=30, what="a probe to find it")
-        assert Counter(ask(mesh) for _ in range(20)) == {b"good": 10, b"back": 10}
+        numbers = itertools.cycle(range(200))
+        eventually(lambda: ask_from(mesh, next(numbers)) == b"back", timeout=30, what="a probe to find it")
+        shares = Counter(ask_from(mesh, number) for number in range(40))
+        assert set(shares) == {b"good", b"back"}
+        assert balance != "roundrobin" or shares[b"good"] == 20
 
 
 @contextlib.contextmanager
