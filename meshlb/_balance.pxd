@@ -6,7 +6,7 @@ from meshlb._tried cimport tried_t
 from meshlb._types cimport backend_t, balancer_t, choice_t, port_t, route_t, tier_t
 
 cdef backend_t *choose_and_take(route_t *route, port_t *port, choice_t *choice) noexcept nogil
-cdef bint some_are_full(route_t *route, const tried_t *tried, uint64_t now) noexcept nogil
+cdef bint some_are_full(route_t *route, const tried_t *tried, uint64_t now, bint spent) noexcept nogil
 cdef balancer_t balancer_numbered(int number)
 cdef int tier_fill(tier_t *tier, int balancer) except -1
 cdef uint32_t source_hash(const uint8_t *address, uint8_t bits4, uint8_t bits6) noexcept nogil

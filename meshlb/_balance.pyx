@@ -170,15 +170,24 @@ cdef inline bint _has_drained(backend_t *backend, uint64_t now) noexcept nogil:
     return drain_until != 0 and drain_until <= now
 
 
-cdef bint some_are_full(route_t *route, const tried_t *tried, uint64_t now) noexcept nogil:
-    """Where there is no backend for a connection: whether one would take it, had it room."""
+cdef bint some_are_full(route_t *route, const tried_t *tried, uint64_t now, bint spent) noexcept nogil:
+    """Where there is no backend for a connection: whether one would take it, had it room.
+
+    As long as its attempts are not `spent`, all that it has not tried were full, though one may have room by now.
+    """
+    cdef backend_t *backend
     cdef uint32_t base = 0
     cdef uint32_t i
     cdef int number
+    if route.max_conn_backend == 0:
+        return False
     for number in range(TIERS):
         for i in range(route.tiers[number].count):
-            if not tried_has(tried, base + i) and not _has_drained(route.tiers[number].backends[i], now):
-                return route.max_conn_backend != 0
+            backend = route.tiers[number].backends[i]
+            if tried_has(tried, base + i) or _has_drained(backend, now):
+                continue
+            if not spent or sys.load_relaxed_uint(&backend.active) >= route.max_conn_backend:
+                return True
         base += route.tiers[number].count
     return False
 

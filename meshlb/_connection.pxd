@@ -9,6 +9,7 @@ cdef void conn_accepted(worker_t *w, port_t *port, int fd, const address_t *peer
 cdef void conn_event(worker_t *w, uint64_t data, uint32_t events) noexcept nogil
 cdef void conn_timer(worker_t *w, timer_t *timer) noexcept nogil
 cdef void conns_run_ready(worker_t *w) noexcept nogil
+cdef void conns_woken(worker_t *w) noexcept nogil
 cdef void conns_run_queues(worker_t *w) noexcept nogil
 cdef void conns_bury(worker_t *w) noexcept nogil
 cdef void conns_sweep(worker_t *w) noexcept nogil

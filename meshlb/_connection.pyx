@@ -32,7 +32,7 @@ from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_in
 from meshlb._types cimport (
     KIND_BACKEND, KIND_CLIENT, REFUSED_DENIED, REFUSED_FULL, REFUSED_HEADER, REFUSED_NO_BACKEND, REFUSED_RATE,
-    REFUSED_RESOURCES, SCRATCH, address_t, backend_counters, choice_t, histogram_add, port_counters,
+    REFUSED_RESOURCES, SCRATCH, STANDING_GOOD, address_t, backend_counters, choice_t, histogram_add, port_counters,
     port_t, route_of, route_t, worker_t,
 )
 
@@ -345,15 +345,16 @@ cdef queue_t *_queue_of(worker_t *w, port_t *port) noexcept nogil:
 
 
 cdef void _conn_wait(worker_t *w, conn_t *c, route_t *route, uint8_t refusal) noexcept nogil:
-    """Puts it into its port's queue; first in line again when it has waited before."""
+    """Puts it into its port's queue; before all that came after it when it has waited before."""
     cdef bint again = c.waits_until != 0
+    cdef bint had_place = again and c.refusal == REFUSED_FULL  # in the queue, which newcomers may have filled since
     _conn_uncount(c)
     c.refusal = refusal
     if refusal == REFUSED_NO_BACKEND:
         c.waits_until = _held_until(c, route)
     elif not again:
         c.waits_until = w.now + route.queue_timeout
-    if c.waits_until <= w.now or (refusal == REFUSED_FULL and sys.load_relaxed_uint(&c.port.waiting) >= route.queue):
+    if c.waits_until <= w.now or (refusal == REFUSED_FULL and not had_place and _is_queue_full(c.port, route)):
         _conn_refuse(w, c, refusal)
         return
     c.state = WAITING
@@ -368,6 +369,10 @@ cdef void _conn_wait(worker_t *w, conn_t *c, route_t *route, uint8_t refusal) no
         sys.bump(&c.port.counters[w.index].waited, 1)
 
 
+cdef bint _is_queue_full(port_t *port, const route_t *route) noexcept nogil:
+    return sys.load_relaxed_uint(&port.waiting) >= route.queue
+
+
 cdef uint64_t _held_until(conn_t *c, route_t *route) noexcept nogil:
     """Milliseconds: `hold` counts from the beginning, attempts included; who has queued for longer may go on to."""
     cdef uint64_t end = c.begun_us // 1000 + route.hold
@@ -379,27 +384,38 @@ cdef bint _is_held_out(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     return route.hold != 0 and (c.attempts or c.waits_until) and _held_until(c, route) <= w.now
 
 
-cdef bint _queue_put(worker_t *w, conn_t *c, bint front) noexcept nogil:
+cdef bint _queue_put(worker_t *w, conn_t *c, bint again) noexcept nogil:
+    """Last in line, or before those that were accepted later. False without memory."""
     cdef queue_t *queue = _queue_of(w, c.port)
+    cdef conn_t *before
     if queue == NULL:
         queue = <queue_t *>calloc(1, sizeof(queue_t))
         if queue == NULL:
             return False
         queue.port, queue.next = c.port, streams_of(w).queues
         streams_of(w).queues = queue
-    c.next = queue.first if front else NULL
-    if queue.first == NULL or not front:
-        if queue.first == NULL:
-            queue.first = c
-        else:
-            queue.last.next = c
-        queue.last = c
-    else:
+    before = _queue_older(queue, c) if again else queue.last
+    c.next = queue.first if before == NULL else before.next
+    if before == NULL:
         queue.first = c
+    else:
+        before.next = c
+    if queue.last == before:
+        queue.last = c
     queue.length += 1
     c.queued = True
     sys.fetch_add(&c.port.waiting, 1)
     return True
+
+
+cdef conn_t *_queue_older(queue_t *queue, const conn_t *c) noexcept nogil:
+    """The last of those at the front that were accepted before it; NULL when there is none."""
+    cdef conn_t *before = NULL
+    cdef conn_t *place = queue.first
+    while place != NULL and place.begun_us < c.begun_us:
+        before = place
+        place = place.next
+    return before
 
 
 cdef void _queue_remove(worker_t *w, conn_t *c) noexcept nogil:
@@ -458,8 +474,13 @@ cdef void _queue_run(worker_t *w, queue_t *queue) noexcept nogil:
         _conn_place(w, c, route)
         if queue.first == c:
             return
-        if c.state == CONNECTING and refusal == REFUSED_NO_BACKEND:
+        if c.state == CONNECTING and (refusal == REFUSED_NO_BACKEND or _is_doubtful(c)):
             _queue_later(w, queue)
+
+
+cdef bint _is_doubtful(const conn_t *c) noexcept nogil:
+    """Whether the backend that it is being connected to has failed lately."""
+    return sys.load_relaxed_uint(&c.backend.standing) != STANDING_GOOD
 
 
 cdef bint _is_room(port_t *port, route_t *route) noexcept nogil:
@@ -467,7 +488,7 @@ cdef bint _is_room(port_t *port, route_t *route) noexcept nogil:
 
 
 cdef void _queue_later(worker_t *w, queue_t *queue) noexcept nogil:
-    """Nobody of the queue tries before the time is up, or a connection of the port has got its backend."""
+    """Nobody of the queue tries before the time is up, or a connection of the port has got its backend or ended."""
     cdef streams_t *streams = streams_of(w)
     queue.retry_at = w.now + RETRY
     timer_set(&w.timers, &streams.queue_timer, w.now, RETRY)
@@ -477,6 +498,15 @@ cdef void _queue_now(worker_t *w, port_t *port) noexcept nogil:
     cdef queue_t *queue = _queue_of(w, port)
     if queue != NULL:
         queue.retry_at = 0
+
+
+cdef void conns_woken(worker_t *w) noexcept nogil:
+    """Another thread has woken this one: maybe a place has become free."""
+    cdef queue_t *queue = streams_of(w).queues
+    while queue != NULL:
+        if queue.first != NULL and queue.first.refusal == REFUSED_FULL:
+            queue.retry_at = 0
+        queue = queue.next
 
 
 cdef void _tell_waiting(worker_t *w, port_t *port) noexcept nogil:
@@ -534,14 +564,14 @@ cdef void _conn_without(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
     cdef bint failed = c.attempts != 0
     if route == NULL:
         _conn_refuse(w, c, refusal)
-    elif some_are_full(route, &c.tried, w.now):
+    elif some_are_full(route, &c.tried, w.now, c.attempts > route.retries):
         _conn_wait(w, c, route, REFUSED_FULL)
     elif route.hold:
         _conn_wait(w, c, route, REFUSED_NO_BACKEND)
-        if failed and c.state == WAITING:
-            _queue_later(w, _queue_of(w, c.port))
     else:
         _conn_refuse(w, c, refusal)
+    if failed and c.state == WAITING:
+        _queue_later(w, _queue_of(w, c.port))
 
 
 cdef bint _attempt(worker_t *w, conn_t *c, route_t *route) noexcept nogil:
@@ -1156,6 +1186,7 @@ cdef void _conn_end(worker_t *w, conn_t *c, bint reset, uint8_t reason) noexcept
     if c.counted:
         _conn_uncount(c)
         if sys.load_relaxed_uint(&c.port.waiting):
+            _queue_now(w, c.port)
             _tell_waiting(w, c.port)
     if not c.ready:
         _slot_dead(w, c)

@@ -20,6 +20,7 @@ from meshlb cimport _linux as sys
 from meshlb._check cimport check_event, check_timer, checks_end, checks_free, checks_prepare, checks_sweep
 from meshlb._connection cimport (
     conn_event, conn_timer, conns_bury, conns_end, conns_run_queues, conns_run_ready, conns_sweep,
+    conns_woken,
 )
 from meshlb._datagram cimport (
     datagrams_end, flow_event, flow_timer, flows_sweep, receiver_event, receiver_open, receivers_bury, receivers_close,
@@ -114,6 +115,8 @@ cdef void _dispatch(worker_t *w, uint64_t data, uint32_t events) noexcept nogil:
         receiver_event(w, data)
     elif kind == KIND_CHECK:
         check_event(w, data, events)
+    elif kind == KIND_INBOX:
+        conns_woken(w)
 
 
 cdef int _wait(worker_t *w) noexcept nogil:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import time
 
 import pytest
 from mesh import MakeServer, Mesh, backend, echo, free_port
@@ -68,6 +69,34 @@ def test_a_place_that_one_worker_has_goes_to_who_waits_at_the_other(mesh: Mesh, 
         clients = [stack.enter_context(numbered(mesh, number)) for number in range(20)]
         first.close()
         assert sorted(served_in_turn(clients)) == list(range(20))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_waits_for_a_place_does_not_hammer_a_backend_that_refuses(
+    mesh: Mesh, server: MakeServer, workers: int
+) -> None:
+    dead = backend(free_port())
+    mesh.serve(server(echo).backend, dead, policy=Policy(max_conn_backend=1, queue_timeout=60))
+    with exchange(mesh.port.published) as first, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(numbered(mesh, number)) for number in range(10)]
+        before, since = mesh.backend_counts()[dead].failed, time.monotonic()
+        for _ in range(500):  # turns of the worker that has it
+            first.sendall(b"x")
+            assert first.recv(1) == b"x"
+        failed = mesh.backend_counts()[dead].failed - before
+        assert failed <= 10 * workers * (time.monotonic() - since + 1), "ten times a second"
+        first.close()
+        answered = served_in_turn(clients)
+    assert (answered if workers == 1 else sorted(answered)) == list(range(10))
+
+
+def test_without_another_backend_to_try_nobody_waits_for_one_that_is_not_full(mesh: Mesh) -> None:
+    dead = [backend(free_port()) for _ in range(2)]
+    mesh.serve(*dead, policy=Policy(max_conn_backend=5, retries=0, queue_timeout=60))
+    for _ in range(3):
+        with pytest.raises(ConnectionResetError), mesh.connect() as client:
+            client.recv(1)
+    assert mesh.port_counts().refused.no_backend == 3
 
 
 def served_in_turn(clients: list[socket.socket]) -> list[int]:
