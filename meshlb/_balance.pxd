@@ -13,4 +13,5 @@ cdef uint32_t source_hash(const uint8_t *address, uint8_t bits4, uint8_t bits6) 
 cdef uint32_t backend_key(const uint8_t *address, uint16_t port) noexcept nogil
 cdef void backend_failed(backend_t *backend, uint64_t now, uint64_t *random) noexcept nogil
 cdef void backend_succeeded(backend_t *backend) noexcept nogil
+cdef void backend_lasted(backend_t *backend, uint64_t since) noexcept nogil
 cdef uint32_t random_below(uint64_t *state, uint32_t limit) noexcept nogil

@@ -287,6 +287,7 @@ cdef uint64_t _pause(backend_t *backend) noexcept nogil:
 cdef void backend_failed(backend_t *backend, uint64_t now, uint64_t *random) noexcept nogil:
     """It refused a connection, or did not answer."""
     cdef uint64_t pause
+    sys.store_relaxed(&backend.failed_at, now)
     if sys.fetch_add(&backend.failures, 1) + 1 < FAILURES:
         return
     pause = _pause(backend)
@@ -300,6 +301,12 @@ cdef void backend_succeeded(backend_t *backend) noexcept nogil:
         return
     sys.store_relaxed_uint(&backend.failures, 0)
     sys.compare_exchange_uint(&backend.standing, STANDING_ASIDE, STANDING_GOOD)
+
+
+cdef void backend_lasted(backend_t *backend, uint64_t since) noexcept nogil:
+    """Nothing is known against it from one that has used it since then; what has failed later counts."""
+    if since > sys.load_relaxed(&backend.failed_at):
+        backend_succeeded(backend)
 
 
 # -- Schedules, made by the control thread

@@ -12,7 +12,7 @@ import os
 
 from meshlb cimport _linux as sys
 from meshlb._access cimport address16, admitted, flows_add, flows_of, rate_allows
-from meshlb._balance cimport backend_failed, backend_succeeded, choose_and_take, source_hash
+from meshlb._balance cimport backend_failed, backend_lasted, backend_succeeded, choose_and_take, source_hash
 from meshlb._flow cimport AGES, ASSURED, FRESH, datagrams_of, datagrams_t, flow_t, receiver_t
 from meshlb._packets cimport (
     BATCH, packets_free, packets_new, packets_receive, packets_send, packets_t, passed_t, train_datagrams, train_t,
@@ -32,6 +32,7 @@ cdef enum:
     CHUNK = 64  # flows per allocation
     FEWEST_BUCKETS = 256
     MOST = 65535  # attempts since the last answer
+    SETTLED = 5000  # milliseconds without an error: a backend that need not answer is there; ARP gives up after three
     FRESH_TIMEOUT = 30000  # milliseconds: one question, one answer, and silence
     LEAST_SILENCE = 1000  # milliseconds: of a conversation that may be ended for a new one
     KEPT = 1500  # bytes of the longest datagram that is kept for another backend
@@ -425,6 +426,8 @@ cdef void _upstream(worker_t *w, flow_t *flow, train_t **trains, uint32_t count)
     passed.datagrams = passed.bytes = 0
     for i in range(count):
         datagrams += train_datagrams(trains[i])
+    if flow.since and w.now - flow.since >= SETTLED:
+        _flow_settle(flow)
     _flow_stir(w, flow)
     _keep(flow, trains[0] if count == 1 and datagrams == 1 else NULL)
     if flow.backend == NULL:
@@ -446,6 +449,12 @@ cdef void _upstream(worker_t *w, flow_t *flow, train_t **trains, uint32_t count)
         _flow_refuse(w, flow)
     else:
         sys.bump(&flow.backend.counters[w.index].received, passed.bytes)
+
+
+cdef void _flow_settle(flow_t *flow) noexcept nogil:
+    """Nobody has said that its backend is gone: of those that never answer, that is all that can be known."""
+    backend_lasted(flow.backend, flow.since)
+    flow.since = 0
 
 
 cdef void _keep(flow_t *flow, const train_t *train) noexcept nogil:
@@ -479,6 +488,7 @@ cdef bint _backend_find(worker_t *w, flow_t *flow) noexcept nogil:
             sys.bump(&port.counters[w.index].failovers, 1)
         if _connected(w, flow, route):
             sys.bump(&flow.backend.counters[w.index].connected, 1)
+            flow.since = w.now
             return True
         flow.short_of = flow.short_of or not _has_socket(w, flow)
         _backend_leave(w, flow, True)
@@ -530,6 +540,7 @@ cdef void _backend_leave(worker_t *w, flow_t *flow, bint failed) noexcept nogil:
     sys.fetch_add(&flow.backend.active, <uint32_t>-1)
     sys.bump_last(&flow.backend.counters[w.index].ended, 1)
     flow.backend = NULL
+    flow.since = 0
     flow.generation += 1  # events of that socket are late from here on
     flow.joins = flow.upstream_singly = False
     if flow.fd >= 0:
@@ -638,6 +649,8 @@ cdef void flow_timer(worker_t *w, timer_t *timer) noexcept nogil:
     cdef route_t *route = route_of(w, flow.receiver.port)
     cdef uint64_t drain_until = 0 if flow.backend == NULL else sys.load_relaxed(&flow.backend.drain_until)
     if route == NULL or <uint32_t>w.now - flow.active >= _patience(flow, route):
+        if flow.since:
+            _flow_settle(flow)
         _flow_end(w, flow, OVER_IDLE)
         return
     _flow_watch(w, flow)

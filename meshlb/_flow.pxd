@@ -51,6 +51,7 @@ cdef struct flow_s:
     uint32_t position  # of its backend in the route
     tried_t tried  # since the last answer
     uint64_t begun_us
+    uint64_t since  # milliseconds, when it got its backend; 0 once that has been taken for good, or without one
     char *kept  # the client's last datagram, until a backend answers
     uint16_t kept_size
     uint16_t attempts  # since the last answer

@@ -100,10 +100,11 @@ cdef struct backend_t:
     uint32_t standing  # shared: STANDING_*
     uint32_t failures  # shared: in a row
     uint64_t probe_at  # shared: milliseconds, when one connection may try it again
+    uint64_t failed_at  # shared: milliseconds, of the last failure
     uint64_t drain_until  # shared: milliseconds, when its connections are reset; 0 is never
     int32_t dead  # shared: its connections are to be reset now
     int32_t prepared  # shared: its answers to clients' own addresses find their way back to this node
-    uint8_t unused[LINE - 40]
+    uint8_t unused[LINE - 48]
     address_t address
     sys.socklen_t address_size
     uint32_t id

@@ -206,6 +206,42 @@ def test_a_conversation_goes_on_with_another_when_its_backend_dies(
         assert [ask(sock, b"%d" % number) for number in range(5)] == [b"%d" % number for number in range(5)]
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_backend_that_never_answers_comes_back_when_it_listens_again(
+    udp: UdpMesh, udp_server: MakeServer, goes_on: bool
+) -> None:
+    """As a sink of logs or counters does: what it says to a datagram is nothing, unless it is gone."""
+    gone, there = udp_server(lambda _: ()), udp_server(lambda _: ())
+    gone.close()
+    udp.serve(gone.backend, there.backend, policy=Policy(flow_timeout=120 if goes_on else 1))
+    with contextlib.ExitStack() as stack:
+        clients: list[socket.socket] = []
+
+        def is_aside() -> bool:
+            clients.append(stack.enter_context(udp.client()))
+            for each in clients if goes_on else clients[-1:]:
+                each.send(b"line")
+            return udp.mesh.backend_counts(udp.port)[gone.backend].aside
+
+        eventually(is_aside, timeout=30, what="it to be set aside", every=0.05)
+        back = udp_server(lambda _: (), port=gone.port)
+        eventually(lambda: not is_aside(), timeout=60, what="it to be back", every=0.3)
+        eventually(lambda: _still(back) and _still(there), timeout=10, what="all to arrive")
+        back.received.clear()
+        there.received.clear()
+        for _ in range(20):
+            stack.enter_context(udp.client()).send(b"after")
+        eventually(lambda: len(back.received + there.received) == 20, timeout=10, what="20 datagrams")
+        assert len(back.received) == 10
+
+
+def _still(server: UdpServer) -> bool:
+    """Whether nothing comes for a moment."""
+    count = len(server.received)
+    time.sleep(0.2)
+    return count == len(server.received)
+
+
 @pytest.mark.parametrize("absent", [BackendState.DOWN, BackendState.DRAINING])
 def test_flows_leave_a_backend_that_the_table_has_no_more(
     udp: UdpMesh, udp_server: MakeServer, absent: BackendState
