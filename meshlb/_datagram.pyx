@@ -15,7 +15,7 @@ from meshlb._access cimport address16, admitted, flows_add, flows_of, rate_allow
 from meshlb._balance cimport backend_failed, backend_lasted, backend_succeeded, choose_and_take, source_hash
 from meshlb._flow cimport AGES, ASSURED, FRESH, datagrams_of, datagrams_t, flow_t, receiver_t
 from meshlb._packets cimport (
-    BATCH, packets_free, packets_new, packets_receive, packets_send, packets_t, passed_t, train_datagrams, train_t,
+    BATCH, is_gone, packets_free, packets_new, packets_receive, packets_send, packets_t, passed_t, train_datagrams, train_t,
 )
 from meshlb._reach cimport reach_as, reach_face, reach_socket
 from meshlb._record cimport (
@@ -583,9 +583,20 @@ cdef void flow_event(worker_t *w, uint64_t data, uint32_t events) noexcept nogil
     count = packets_receive(datagrams.packets, flow.fd, False)
     if count > 0:
         _downstream(w, flow, <uint32_t>count)
-    elif count < 0 and sys.errno != sys.EAGAIN and sys.errno != sys.EINTR:
-        backend_failed(flow.backend, w.now, &w.random)
-        _flow_move(w, flow, True)
+    elif count < 0 and is_gone(sys.errno):
+        _flow_gone(w, flow)
+    # Any other error is off the socket by now, and says nothing about the backend: a router wants shorter packets.
+
+
+cdef void _flow_gone(worker_t *w, flow_t *flow) noexcept nogil:
+    """Nobody listens at its backend's any more. What it had answered before lies behind the error."""
+    cdef uint16_t kept_size = flow.kept_size
+    cdef int count = packets_receive(datagrams_of(w).packets, flow.fd, False)
+    if count > 0:
+        _downstream(w, flow, <uint32_t>count)
+        flow.kept_size = kept_size  # it was the last that the client has sent that was refused
+    backend_failed(flow.backend, w.now, &w.random)
+    _flow_move(w, flow, True)
 
 
 cdef void _downstream(worker_t *w, flow_t *flow, uint32_t count) noexcept nogil:

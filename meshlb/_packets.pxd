@@ -47,4 +47,5 @@ cdef int packets_send(
     packets_t *p, int fd, const reply_t *reply, train_t **trains, uint32_t count, bint *singly,
     passed_t *passed
 ) noexcept nogil
+cdef bint is_gone(int error) noexcept nogil
 cdef uint32_t train_datagrams(const train_t *train) noexcept nogil

@@ -126,7 +126,7 @@ cdef int packets_send(
             p.segments = p.segments and sys.errno != sys.EIO  # EIO: no checksum offload on this way
             singly[0] = True
             at.train, at.offset = p.sent_first[done], 0
-        elif _is_gone(sys.errno):
+        elif is_gone(sys.errno):
             return sys.errno
         else:
             return 0  # its buffer is full, or a filter does not let us: more of the same would only cost
@@ -136,9 +136,13 @@ cdef int packets_send(
 cdef int _give(packets_t *p, int fd, uint32_t count, passed_t *passed) noexcept nogil:
     """Hands messages to the kernel until one is not taken; how many were, with errno."""
     cdef uint32_t done = 0
+    cdef bint told = False
     cdef int taken
     while done < count:
         taken = sys.sendmmsg(fd, &p.sent[done], count - done, sys.MSG_NOSIGNAL | sys.MSG_DONTWAIT)
+        if taken <= 0 and sys.errno == sys.EMSGSIZE and not told and p.sent_datagrams[done] == 1:
+            told = True  # a router's word on an earlier one, which is off now
+            continue
         if taken <= 0:
             return <int>done
         for _ in range(taken):
@@ -153,9 +157,11 @@ cdef bint _is_too_much(int error) noexcept nogil:
     return error == sys.EINVAL or error == sys.EMSGSIZE or error == sys.EIO
 
 
-cdef bint _is_gone(int error) noexcept nogil:
+cdef bint is_gone(int error) noexcept nogil:
+    """Whether the network says that a peer cannot be reached, or the peer that nobody listens."""
     return (
-        error == sys.ECONNREFUSED or error == sys.EHOSTUNREACH or error == sys.ENETUNREACH or error == sys.EHOSTDOWN
+        error == sys.ECONNREFUSED or error == sys.EHOSTUNREACH or error == sys.ENETUNREACH
+        or error == sys.EHOSTDOWN or error == sys.ENOPROTOOPT or error == sys.EACCES
     )
 
 

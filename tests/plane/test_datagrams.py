@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 
@@ -204,6 +205,34 @@ def test_a_conversation_goes_on_with_another_when_its_backend_dies(
         assert ask(sock, b"1") == b"1"
         (one if one.received else other).close()
         assert [ask(sock, b"%d" % number) for number in range(5)] == [b"%d" % number for number in range(5)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="speaks ICMP: needs root")
+def test_a_router_that_asks_for_shorter_packets_ends_no_conversation(
+    udp: UdpMesh, udp_server: MakeServer
+) -> None:
+    servers = [udp_server(address="127.0.7.7") for _ in range(2)]
+    udp.serve(*(server.backend for server in servers))
+    with udp.client() as sock:
+        assert ask(sock, b"1") == b"1"
+        (server,) = (one for one in servers if one.received)
+        too_long(server.received[0][1], server)
+        assert ask(sock, b"2") == b"2"
+        assert [data for data, _ in server.received] == [b"1", b"2"]
+        assert len({port for _, port in server.received}) == 1
+    assert udp.mesh.backend_counts(udp.port)[server.backend].failed == 0
+
+
+def too_long(port: int, server: UdpServer) -> None:
+    """What a router says of a packet from this local port: fragmentation needed, to 65,000 bytes."""
+    ends = socket.inet_aton("127.0.0.1") + socket.inet_aton(server.address)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 28, 0, 0x4000, 64, socket.IPPROTO_UDP, 0) + ends
+    quoted = header + struct.pack("!HHHH", port, server.port, 8, 0)
+    packet = struct.pack("!BBHHH", 3, 4, 0, 0, 65000) + quoted
+    words = struct.unpack(f"!{len(packet) // 2}H", packet)
+    checksum = sum(words) % 0xFFFF ^ 0xFFFF
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as router:
+        router.sendto(packet[:2] + struct.pack("!H", checksum) + packet[4:], ("127.0.0.1", 0))
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

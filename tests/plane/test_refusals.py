@@ -179,17 +179,20 @@ def test_who_cannot_be_watched_is_reset(plane: FaultyPlane, error: str) -> None:
 
 
 @pytest.fixture
-def udp_plane(library: Path, tmp_path: Path) -> Iterator[FaultyPlane]:
+def servers() -> Iterator[list[UdpServer]]:
     servers = [UdpServer(), UdpServer()]
+    yield servers
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def udp_plane(library: Path, tmp_path: Path, servers: list[UdpServer]) -> Iterator[FaultyPlane]:
     ports = [server.port for server in servers]
-    try:
-        with contextlib.closing(FaultyPlane(tmp_path / "faults", library, *ports)) as plane:
-            yield plane
-            with client(plane.udp_port) as sock:
-                assert ask(sock, b"afterwards") == b"afterwards"
-    finally:
-        for server in servers:
-            server.close()
+    with contextlib.closing(FaultyPlane(tmp_path / "faults", library, *ports)) as plane:
+        yield plane
+        with client(plane.udp_port) as sock:
+            assert ask(sock, b"afterwards") == b"afterwards"
 
 
 def is_not_answered(sock: socket.socket, data: bytes) -> None:
@@ -240,3 +243,47 @@ def test_what_cannot_be_received_now_is_received_later(udp_plane: FaultyPlane, e
         ask(sock, b"0")
         udp_plane.refuse("recvmmsg", error, 1)
         assert ask(sock, b"1") == b"1"
+
+
+def refuse_answer(plane: FaultyPlane, servers: list[UdpServer], error: str) -> None:
+    """The next question's answer lies in the socket when the worker is told of the error."""
+
+    def answer(data: bytes) -> tuple[bytes]:
+        for server in servers:
+            server.answer = lambda data: (data,)
+        plane.refuse("recvmmsg", error, 1)
+        return (data + b" from the first",)
+
+    for server in servers:
+        server.answer = answer
+
+
+@pytest.mark.parametrize("error", ["EMSGSIZE", "ENOBUFS", "ENOMEM", "EPROTO"])
+def test_an_error_that_does_not_say_that_the_backend_is_gone_moves_nobody(
+    udp_plane: FaultyPlane, servers: list[UdpServer], error: str
+) -> None:
+    with client(udp_plane.udp_port) as sock:
+        refuse_answer(udp_plane, servers, error)
+        assert ask(sock, b"1") == b"1 from the first"
+        assert ask(sock, b"2") == b"2"
+    assert udp_plane.refused("recvmmsg") == 1
+    assert sorted(len(server.received) for server in servers) == [0, 2]
+    assert udp_plane.look()["udp"]["failovers"] == 0
+
+
+def test_what_a_backend_has_answered_before_it_went_is_not_lost(
+    udp_plane: FaultyPlane, servers: list[UdpServer]
+) -> None:
+    with client(udp_plane.udp_port) as sock:
+        refuse_answer(udp_plane, servers, "ECONNREFUSED")
+        assert ask(sock, b"1") == b"1 from the first"
+        assert sock.recv(100) == b"1", "it may be another question that was refused"
+    assert udp_plane.look()["udp"]["failovers"] == 1
+
+
+def test_what_a_router_has_said_of_an_earlier_datagram_costs_no_later_one(udp_plane: FaultyPlane) -> None:
+    with client(udp_plane.udp_port) as sock:
+        assert ask(sock, b"1") == b"1"
+        udp_plane.refuse("sendmmsg", "EMSGSIZE", 1)
+        assert ask(sock, b"2") == b"2"
+    assert udp_plane.refused("sendmmsg") == 1
