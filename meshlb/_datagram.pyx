@@ -32,7 +32,7 @@ cdef enum:
     CHUNK = 64  # flows per allocation
     FEWEST_BUCKETS = 256
     MOST = 65535  # attempts since the last answer
-    SETTLED = 5000  # milliseconds without an error: a backend that need not answer is there; ARP gives up after three
+    SETTLED = 5000  # milliseconds without an error: who need not answer is there; ARP gives up after three seconds
     FRESH_TIMEOUT = 30000  # milliseconds: one question, one answer, and silence
     LEAST_SILENCE = 1000  # milliseconds: of a conversation that may be ended for a new one
     KEPT = 1500  # bytes of the longest datagram that is kept for another backend
@@ -300,7 +300,7 @@ cdef flow_t *_flow_new(worker_t *w) noexcept nogil:
     cdef uint32_t most = sys.load_relaxed_uint(&w.plane.flows) // <uint32_t>w.plane.workers
     cdef flow_t *flow
     cdef uint32_t index, generation
-    if datagrams.count >= most and not _flow_evict(w):
+    if datagrams.count >= most and not _flow_evict(w, NULL):
         return NULL
     if datagrams.free == NULL and not _chunk_add(datagrams):
         return NULL
@@ -319,13 +319,16 @@ cdef void _flow_free(datagrams_t *datagrams, flow_t *flow) noexcept nogil:
     datagrams.free = flow
 
 
-cdef bint _flow_evict(worker_t *w) noexcept nogil:
-    """Makes room: the oldest fresh flow goes, or else the oldest of all, if it has been silent for a while."""
+cdef bint _flow_evict(worker_t *w, const flow_t *wanting) noexcept nogil:
+    """Makes room: the oldest fresh flow goes, or else the oldest of all, if it has been silent for a while.
+
+    The one that wants it stays, and so do those behind it in its list: `flows_sweep` may be on its way to them.
+    """
     cdef datagrams_t *datagrams = datagrams_of(w)
     cdef flow_t *oldest = datagrams.oldest[FRESH]
-    if oldest == NULL:
+    if oldest == NULL or oldest == wanting:
         oldest = datagrams.oldest[ASSURED]
-        if oldest == NULL or <uint32_t>w.now - oldest.active < LEAST_SILENCE:
+        if oldest == NULL or oldest == wanting or <uint32_t>w.now - oldest.active < LEAST_SILENCE:
             return False
     _flow_end(w, oldest, OVER_EVICTED)
     return True
@@ -488,7 +491,7 @@ cdef bint _backend_find(worker_t *w, flow_t *flow) noexcept nogil:
             sys.bump(&port.counters[w.index].failovers, 1)
         if _connected(w, flow, route):
             sys.bump(&flow.backend.counters[w.index].connected, 1)
-            flow.since = w.now
+            flow.since, flow.short_of = w.now, False
             return True
         flow.short_of = flow.short_of or not _has_socket(w, flow)
         _backend_leave(w, flow, True)
@@ -501,11 +504,26 @@ cdef bint _connected(worker_t *w, flow_t *flow, route_t *route) noexcept nogil:
     flow.fd = reach_socket(w, flow.backend, sys.SOCK_DGRAM)
     if not _has_socket(w, flow) or (route.transparent and not _as_client(w, flow, route)):
         return False
-    if sys.connect(flow.fd, &flow.backend.address.any, flow.backend.address_size) != 0:
+    if not _connects(flow) and not (_makes_room(w, flow) and _connects(flow)):
         return False
     event.events = sys.EPOLLIN
     event.data.u64 = event_data(flow.generation, flow.index, KIND_FLOW)
     return sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, flow.fd, &event) == 0
+
+
+cdef bint _connects(flow_t *flow) noexcept nogil:
+    """Connects its socket, which takes a local port that no other has. False with errno."""
+    return sys.connect(flow.fd, &flow.backend.address.any, flow.backend.address_size) == 0
+
+
+cdef bint _makes_room(worker_t *w, flow_t *flow) noexcept nogil:
+    """Whether another flow has gone for one that found no local port: they run out before descriptors may.
+
+    Where it does not help, because others have the ports, no second one goes.
+    """
+    cdef bint again = flow.short_of
+    flow.short_of = again or sys.errno == sys.EAGAIN or sys.errno == sys.EADDRNOTAVAIL
+    return sys.errno == sys.EAGAIN and not again and _flow_evict(w, flow)
 
 
 cdef bint _as_client(worker_t *w, flow_t *flow, route_t *route) noexcept nogil:

@@ -214,6 +214,27 @@ def test_a_flow_without_a_socket_is_refused_and_counted(udp_plane: FaultyPlane, 
         assert ask(sock, b"again") == b"again"
 
 
+def test_without_local_ports_the_oldest_flow_makes_room(udp_plane: FaultyPlane) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(10):  # at both workers
+            assert ask(stack.enter_context(client(udp_plane.udp_port)), b"%d" % number) == b"%d" % number
+        udp_plane.refuse("connect", "EAGAIN", 1)
+        assert ask(stack.enter_context(client(udp_plane.udp_port)), b"late") == b"late"
+        assert udp_plane.look()["open"] == 10
+    assert udp_plane.refused("connect") == 1
+    assert udp_plane.look()["udp"]["failovers"] == 0
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "EADDRNOTAVAIL"])
+def test_a_flow_without_a_local_port_is_refused_and_counted(udp_plane: FaultyPlane, error: str) -> None:
+    udp_plane.refuse("connect", error, 2)  # there is no other flow to make room
+    with client(udp_plane.udp_port, timeout=0.3) as sock:
+        with pytest.raises(TimeoutError):
+            ask(sock, b"?")
+        assert udp_plane.look()["udp"]["refused"]["resources"] == 1
+        assert ask(sock, b"again") == b"again"
+
+
 @pytest.mark.parametrize("error", ["ENOBUFS", "ENOMEM", "EPERM", "EAGAIN"])
 def test_a_datagram_that_the_kernel_does_not_take_is_lost_and_counted(
     udp_plane: FaultyPlane, error: str
