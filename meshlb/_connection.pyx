@@ -1122,9 +1122,10 @@ cdef void _wait_due(worker_t *w, conn_t *c) noexcept nogil:
 
 
 cdef void conns_sweep(worker_t *w) noexcept nogil:
-    """After a change of the table: whose backend has gone or is to go, and who waits for one that has come."""
+    """After a change of the table: whose backend has gone or is to go, who waits for one, who may be silent for less."""
     cdef streams_t *streams = streams_of(w)
     cdef queue_t *queue = streams.queues
+    cdef bint idle = streams.generation < w.table.idle_since
     cdef uint32_t i
     if streams.generation == w.table.generation:
         return
@@ -1132,12 +1133,12 @@ cdef void conns_sweep(worker_t *w) noexcept nogil:
     while queue != NULL:
         queue.retry_at = 0
         queue = queue.next
-    if w.table.sweep:
+    if w.table.sweep or idle:
         for i in range(streams.chunk_count * CHUNK):
-            _conn_swept(w, _conn_at(streams, i))
+            _conn_swept(w, _conn_at(streams, i), idle)
 
 
-cdef void _conn_swept(worker_t *w, conn_t *c) noexcept nogil:
+cdef void _conn_swept(worker_t *w, conn_t *c, bint idle) noexcept nogil:
     if c.state == DEAD or c.backend == NULL:
         return
     if sys.load_acquire_int(&c.backend.dead):
@@ -1147,7 +1148,7 @@ cdef void _conn_swept(worker_t *w, conn_t *c) noexcept nogil:
         else:
             _attempt_failed(w, c)
             _conn_choose(w, c)
-    elif c.state == OPEN and sys.load_relaxed(&c.backend.drain_until):
+    elif c.state == OPEN and (idle or sys.load_relaxed(&c.backend.drain_until)):
         _open_timer(w, c)
 
 

@@ -15,7 +15,8 @@ from meshlb._access cimport address16, admitted, flows_add, flows_of, rate_allow
 from meshlb._balance cimport backend_failed, backend_lasted, backend_succeeded, choose_and_take, source_hash
 from meshlb._flow cimport AGES, ASSURED, FRESH, datagrams_of, datagrams_t, flow_t, receiver_t
 from meshlb._packets cimport (
-    BATCH, is_gone, packets_free, packets_new, packets_receive, packets_send, packets_t, passed_t, train_datagrams, train_t,
+    BATCH, is_gone, packets_free, packets_new, packets_receive, packets_send, packets_t, passed_t, train_datagrams,
+    train_t,
 )
 from meshlb._reach cimport reach_as, reach_face, reach_socket
 from meshlb._record cimport (

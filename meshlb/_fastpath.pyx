@@ -168,6 +168,7 @@ cdef class Forwarder:
         self.generation += 1
         table.generation = self.generation
         table.namespace_fd, table.namespace_id = namespace_fd, namespace_id
+        table.idle_since = self.generation if _idle_sooner(old, table) else old.idle_since if old != NULL else 0
         sys.store_release_pointer(&self.plane.table, table)
         if old != NULL:
             old.next = self.retired
@@ -462,6 +463,16 @@ cdef uint64_t _milliseconds() noexcept:
     cdef sys.timespec now
     sys.clock_gettime(sys.CLOCK_MONOTONIC, &now)
     return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+
+
+cdef bint _idle_sooner(const table_t *old, const table_t *table) noexcept:
+    """Whether connections of some port may be silent for less than before."""
+    cdef uint32_t i, before
+    for i in range(table.ports):
+        before = old.routes[i].idle_timeout if old != NULL and i < old.ports else 0
+        if table.routes[i].idle_timeout and (before == 0 or table.routes[i].idle_timeout < before):
+            return True
+    return False
 
 
 cdef void _table_free(table_t *table) noexcept:

@@ -183,6 +183,7 @@ cdef struct table_t:
     int namespace_fd  # owned
     bint checks  # some route wants active checks
     bint sweep  # some backend's connections are to end, now or at a time
+    uint64_t idle_since  # the generation in which a port was last given a shorter idle_timeout
     uint32_t ports
     route_t *routes  # by port id
     table_t *next  # retired tables, newest first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import os
 import socket
 import struct
 import threading
@@ -372,6 +373,31 @@ def test_a_silent_connection_is_ended(mesh: Mesh, server: MakeServer) -> None:
     client.settimeout(30)
     assert client.recv(1) == b""
     client.close()
+
+
+@pytest.mark.parametrize("before", [0, 3600])
+def test_an_end_of_silence_that_is_set_later_counts_for_connections_that_are_open(
+    mesh: Mesh, server: MakeServer, before: float
+) -> None:
+    one = server(echo).backend
+    mesh.serve(one, policy=Policy(idle_timeout=before))
+    with served(mesh) as client:
+        mesh.serve(one, policy=Policy(idle_timeout=0.5))
+        mesh.serve(one, policy=Policy(idle_timeout=0.5))  # a worker may see this table alone
+        client.settimeout(30)
+        assert client.recv(1) == b""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("MESHLB_LONG") != "1", reason="more than a minute: MESHLB_LONG=1 runs it")
+def test_it_counts_for_old_ones_too_which_no_timer_watches(mesh: Mesh, server: MakeServer) -> None:
+    one = server(echo).backend
+    mesh.serve(one)
+    with served(mesh) as client:
+        time.sleep(65)
+        mesh.serve(one, policy=Policy(idle_timeout=0.5))
+        client.settimeout(30)
+        assert client.recv(1) == b""
 
 
 def test_an_answer_that_nobody_reads_for_too_long_does_not_look_complete(
