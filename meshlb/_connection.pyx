@@ -1122,7 +1122,7 @@ cdef void _wait_due(worker_t *w, conn_t *c) noexcept nogil:
 
 
 cdef void conns_sweep(worker_t *w) noexcept nogil:
-    """After a change of the table: whose backend has gone or is to go, who waits for one, who may be silent for less."""
+    """After a change of the table: whose backend has gone or is to go, who waits for one, who may be silent no more."""
     cdef streams_t *streams = streams_of(w)
     cdef queue_t *queue = streams.queues
     cdef bint idle = streams.generation < w.table.idle_since

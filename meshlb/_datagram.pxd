@@ -9,6 +9,7 @@ cdef void receiver_open(worker_t *w, port_t *port, int fd) noexcept nogil
 cdef void receivers_close(worker_t *w, port_t *port) noexcept nogil
 cdef void receivers_release(worker_t *w) noexcept nogil
 cdef void receivers_bury(worker_t *w) noexcept nogil
+cdef void receivers_watch(worker_t *w) noexcept nogil
 cdef void receiver_event(worker_t *w, uint64_t data) noexcept nogil
 cdef void flow_event(worker_t *w, uint64_t data, uint32_t events) noexcept nogil
 cdef void flow_timer(worker_t *w, timer_t *timer) noexcept nogil

@@ -26,7 +26,7 @@ from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_in
 from meshlb._types cimport (
     KIND_FLOW, KIND_UDP_LISTENER, REFUSED_DENIED, REFUSED_FULL, REFUSED_NO_BACKEND, REFUSED_RATE, REFUSED_RESOURCES,
-    choice_t, event_data, histogram_add, port_counters, port_t, route_of, route_t, worker_t,
+    choice_t, event_data, histogram_add, port_counters, port_t, route_of, route_t, watch_later, worker_t,
 )
 
 cdef enum:
@@ -47,7 +47,6 @@ cdef uint64_t SEED = int.from_bytes(os.urandom(8), "little")  # so that nobody c
 cdef void receiver_open(worker_t *w, port_t *port, int fd) noexcept nogil:
     """The socket is the worker's from here on."""
     cdef receiver_t *receiver = _receiver_new(w) if _prepared(w, fd) else NULL
-    cdef sys.epoll_event event
     cdef int on = 1
     if receiver == NULL:
         sys.close(fd)
@@ -55,9 +54,27 @@ cdef void receiver_open(worker_t *w, port_t *port, int fd) noexcept nogil:
         return
     receiver.fd, receiver.port = fd, port
     sys.setsockopt(fd, sys.SOL_UDP, sys.UDP_GRO, &on, sizeof(on))
+    _watch(w, receiver)
+
+
+cdef void _watch(worker_t *w, receiver_t *receiver) noexcept nogil:
+    cdef sys.epoll_event event
     event.events = sys.EPOLLIN
     event.data.u64 = event_data(receiver.generation, receiver.index, KIND_UDP_LISTENER)
-    sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, fd, &event)
+    receiver.watched = sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, receiver.fd, &event) == 0
+    if not receiver.watched:
+        watch_later(w, sys.errno)
+
+
+cdef void receivers_watch(worker_t *w) noexcept nogil:
+    """Asks epoll once more to watch those that it would not."""
+    cdef datagrams_t *datagrams = datagrams_of(w)
+    cdef receiver_t *receiver
+    cdef uint32_t i
+    for i in range(datagrams.receiver_room):
+        receiver = datagrams.receivers[i]
+        if receiver != NULL and not receiver.watched and not receiver.released:
+            _watch(w, receiver)
 
 
 cdef bint _prepared(worker_t *w, int fd) noexcept nogil:

@@ -30,6 +30,7 @@ cdef struct receiver_t:  # a UDP socket that a port's clients send to
     uint32_t index
     uint32_t generation
     uint32_t flows
+    bint watched  # known to epoll
     bint released  # another process receives now; what is under way is still answered through it
     port_t *port
 

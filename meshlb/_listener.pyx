@@ -10,27 +10,43 @@ from libc.stdlib cimport calloc, free, realloc
 from meshlb cimport _linux as sys
 from meshlb._connection cimport conn_accepted
 from meshlb._stream cimport listener_t, streams_of, streams_t
-from meshlb._types cimport KIND_LISTENER, address_t, event_data, port_t, route_of, route_t, worker_t
+from meshlb._types cimport (
+    KIND_LISTENER, address_t, event_data, port_t, route_of, route_t, tell_short, watch_later, worker_t,
+)
 
 cdef enum:
     ACCEPTS = 16  # connections taken from a listener per turn at most, so that no port starves another
     DRAINED = 65536  # connections taken from a listener that closes at most
-    CALM = 1000  # milliseconds of accepting after which a pause is a new one
     PAUSE = 50  # milliseconds without accepting after the kernel ran out of something
 
 
 cdef void listener_open(worker_t *w, port_t *port, int fd) noexcept nogil:
     """The socket is the worker's from here on."""
     cdef listener_t *listener = _listener_new(w)
-    cdef sys.epoll_event event
     if listener == NULL:
         sys.close(fd)
         sys.fetch_add_int(&port.listeners, -1)
         return
     listener.fd, listener.port, listener.budget = fd, port, 1
+    _watch(w, listener)
+
+
+cdef void _watch(worker_t *w, listener_t *listener) noexcept nogil:
+    cdef sys.epoll_event event
     event.events = 0 if streams_of(w).paused else sys.EPOLLIN
     event.data.u64 = event_data(listener.generation, listener.index, KIND_LISTENER)
-    sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, fd, &event)
+    listener.watched = sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, listener.fd, &event) == 0
+    if not listener.watched:
+        watch_later(w, sys.errno)
+
+
+cdef void listeners_watch(worker_t *w) noexcept nogil:
+    """Asks epoll once more to watch those that it would not."""
+    cdef streams_t *streams = streams_of(w)
+    cdef uint32_t i
+    for i in range(streams.listener_room):
+        if streams.listeners[i] != NULL and not streams.listeners[i].watched:
+            _watch(w, streams.listeners[i])
 
 
 cdef listener_t *_listener_new(worker_t *w) noexcept nogil:
@@ -112,7 +128,7 @@ cdef void listeners_settle(worker_t *w) noexcept nogil:
     if streams.paused and w.now >= streams.resume_at and not _is_room(w):
         streams.exhausted = sys.EMFILE
     if streams.exhausted:
-        _tell_short(w, streams.exhausted)
+        tell_short(w, streams.exhausted)
         streams.exhausted = 0
         streams.resume_at = w.now + PAUSE
         if not streams.paused:
@@ -121,14 +137,6 @@ cdef void listeners_settle(worker_t *w) noexcept nogil:
     elif streams.paused and w.now >= streams.resume_at:
         streams.paused = False
         _watch_all(w, sys.EPOLLIN)
-
-
-cdef void _tell_short(worker_t *w, int error) noexcept nogil:
-    """For who asks how long this has been so: pauses that follow each other closely are one."""
-    if w.now - w.short_at > CALM:
-        sys.store_relaxed(&w.short_since, w.now)
-    sys.store_relaxed_uint(&w.short_of, <uint32_t>error)
-    sys.store_relaxed(&w.short_at, w.now)
 
 
 cdef bint _is_room(worker_t *w) noexcept nogil:
@@ -140,11 +148,13 @@ cdef bint _is_room(worker_t *w) noexcept nogil:
 
 
 cdef int listeners_wait(worker_t *w) noexcept nogil:
-    """Milliseconds until accepting goes on; -1 when it is going on."""
+    """Milliseconds until accepting goes on, or epoll is asked again; -1 when neither is awaited."""
     cdef streams_t *streams = streams_of(w)
-    if not streams.paused:
+    cdef uint64_t at = streams.resume_at if streams.paused else w.watch_at
+    if at == 0:
         return -1
-    return <int>(streams.resume_at - w.now) if streams.resume_at > w.now else 0
+    at = w.watch_at if w.watch_at and w.watch_at < at else at
+    return <int>(at - w.now) if at > w.now else 0
 
 
 cdef void _watch_all(worker_t *w, uint32_t events) noexcept nogil:

@@ -114,6 +114,7 @@ cdef struct listener_s:
     uint32_t index
     uint32_t generation
     uint8_t budget  # connections to take at once
+    bint watched  # known to epoll
     uint64_t turn  # of the last event
     port_t *port
 

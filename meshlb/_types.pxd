@@ -22,6 +22,8 @@ cdef enum:
     LINE = 64  # bytes of a cache line; what two threads write must not share one
     BUCKETS = 24  # of a histogram: bucket i counts what took up to 2 ** (i - 14) seconds, the last all others
     PER_MICROSECOND = 17179  # times 2 ** 20: so many 2 ** -14 seconds, rounded down by 1 in 20,000
+    CALM = 1000  # milliseconds without being short of something after which that is another time
+    WATCH_PAUSE = 50  # milliseconds until epoll is asked again
     TIERS = 2  # groups of a route's backends; the second is for when the first has none that is usable
 
 cdef enum:  # what an epoll event or a timer points to: the low bits of event data, timer_t.kind
@@ -209,6 +211,7 @@ cdef struct worker_t:
     void *inbox  # shared
     uint64_t seen  # shared: the generation of the table in use
     void *records  # _record.records_t: ended connections for the access log; NULL until a port keeps one
+    uint64_t watch_at  # milliseconds, when epoll is asked again to watch what it has refused to; 0: nothing
     uint64_t short_since  # read by anyone: milliseconds, when it began to be short of something
     uint64_t short_at  # read by anyone: milliseconds, when it was so last; 0: never
     uint32_t short_of  # read by anyone: errno of what it was short of
@@ -241,6 +244,20 @@ cdef inline void histogram_add(histogram_t *of, uint64_t microseconds) noexcept 
         bucket = bucket if bucket < BUCKETS else BUCKETS - 1
     sys.bump(&of.total, microseconds)
     sys.bump_uint(&of.buckets[bucket], 1)
+
+
+cdef inline void tell_short(worker_t *w, int error) noexcept nogil:
+    """For who asks how long this has been so: pauses that follow each other closely are one."""
+    if w.now - w.short_at > CALM:
+        sys.store_relaxed(&w.short_since, w.now)
+    sys.store_relaxed_uint(&w.short_of, <uint32_t>error)
+    sys.store_relaxed(&w.short_at, w.now)
+
+
+cdef inline void watch_later(worker_t *w, int error) noexcept nogil:
+    """Epoll does not take a socket that clients speak to: it is asked again."""
+    w.watch_at = w.now + WATCH_PAUSE
+    tell_short(w, error)
 
 
 cdef inline route_t *route_of(worker_t *w, port_t *port) noexcept nogil:

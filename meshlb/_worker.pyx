@@ -24,10 +24,12 @@ from meshlb._connection cimport (
 )
 from meshlb._datagram cimport (
     datagrams_end, flow_event, flow_timer, flows_sweep, receiver_event, receiver_open, receivers_bury, receivers_close,
-    receivers_release,
+    receivers_release, receivers_watch,
 )
 from meshlb._flow cimport datagrams_t
-from meshlb._listener cimport listener_event, listener_open, listeners_close, listeners_settle, listeners_wait
+from meshlb._listener cimport (
+    listener_event, listener_open, listeners_close, listeners_settle, listeners_wait, listeners_watch,
+)
 from meshlb._stream cimport streams_of, streams_t
 from meshlb._timer cimport timer_due, timer_t, timers_advance, timers_start, timers_wait
 from meshlb._types cimport (
@@ -81,6 +83,10 @@ cdef void _finish_turn(worker_t *w) noexcept nogil:
     if streams.queues != NULL:
         conns_run_queues(w)
     listeners_settle(w)
+    if w.watch_at and w.now >= w.watch_at:
+        w.watch_at = 0
+        listeners_watch(w)
+        receivers_watch(w)
     conns_bury(w)
     receivers_bury(w)
 

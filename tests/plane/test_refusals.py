@@ -178,6 +178,23 @@ def test_who_cannot_be_watched_is_reset(plane: FaultyPlane, error: str) -> None:
     assert lost <= 3
 
 
+def test_ports_whose_sockets_cannot_be_watched_yet_are_served_later(
+    library: Path, tmp_path: Path, server: MakeServer
+) -> None:
+    udp_server = UdpServer()
+    with contextlib.ExitStack() as stack:
+        stack.callback(udp_server.close)
+        ports = server(echo).port, udp_server.port  # one for each: the other's is refused
+        plane = stack.enter_context(contextlib.closing(FaultyPlane(tmp_path / "faults", library, *ports)))
+        plane.refuse("epoll_ctl", "ENOSPC", 4)  # of each worker one listener and one receiver
+        tcp, udp = plane.publish()
+        for _ in range(20):
+            exchange(tcp).close()
+            with client(udp) as sock:
+                assert ask(sock, b"?") == b"?"
+        assert plane.refused("epoll_ctl") == 4
+
+
 @pytest.fixture
 def servers() -> Iterator[list[UdpServer]]:
     servers = [UdpServer(), UdpServer()]

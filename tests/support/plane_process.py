@@ -1,7 +1,7 @@
 """A plane in a process of its own, so that its memory, its descriptors and its faults are its alone.
 
 Serves one port of TCP and one of UDP, both with the same backends on loopback, and prints their numbers;
-answers every line of its input with what a test may want to know.
+answers every line of its input with what a test may want to know, or with two more ports.
 """
 
 from __future__ import annotations
@@ -49,10 +49,17 @@ def main() -> None:
     backends = [backend(int(number)) for number in numbers]
     policy, problems = from_settings(json.loads(settings).items(), "")
     assert not problems, problems
-    mesh.plane.apply(Table((mesh.entry(*backends, policy=policy), mesh.entry(*backends, port=udp))))
+    entries = [mesh.entry(*backends, policy=policy), mesh.entry(*backends, port=udp)]
+    mesh.plane.apply(Table(tuple(entries)))
     print(mesh.port.published, udp.published, flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(look(mesh, udp)), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "publish":
+            more = Port(free_port(), 80), Port(free_port(), 53, Protocol.UDP)
+            entries += [mesh.entry(*backends, port=port) for port in more]
+            mesh.plane.apply(Table(tuple(entries)))
+            print(json.dumps([port.published for port in more]), flush=True)
+        else:
+            print(json.dumps(look(mesh, udp)), flush=True)
     mesh.plane.stop()
 
 
@@ -96,8 +103,16 @@ class PlaneProcess:
 
     def look(self) -> Any:
         """Bytes of memory that are its own, its descriptors, open connections and flows, and its counts."""
+        return self._asked("")
+
+    def publish(self) -> tuple[int, int]:
+        """One more port of TCP and one of UDP, which `look` does not tell of."""
+        tcp, udp = self._asked("publish")
+        return tcp, udp
+
+    def _asked(self, line: str) -> Any:
         assert self._process.stdin
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return json.loads(self._line())
 
