@@ -404,7 +404,7 @@ cdef bint _queue_put(worker_t *w, conn_t *c, bint again) noexcept nogil:
         queue.last = c
     queue.length += 1
     c.queued = True
-    sys.fetch_add(&c.port.waiting, 1)
+    sys.fetch_add_ordered(&c.port.waiting, 1)  # before it is looked for a place: see _waiting_for
     return True
 
 
@@ -498,6 +498,18 @@ cdef void _queue_now(worker_t *w, port_t *port) noexcept nogil:
     cdef queue_t *queue = _queue_of(w, port)
     if queue != NULL:
         queue.retry_at = 0
+
+
+cdef uint32_t _waiting_for(worker_t *w, port_t *port) noexcept nogil:
+    """How many wait for the place that has just been given back.
+
+    Where there are limits, reading is adding nothing, because additions to one number have an order: if another worker
+    adds its client later, it sees the free place; if it has done so, the client is seen here.
+    """
+    cdef route_t *route = route_of(w, port)
+    if route == NULL or (route.max_conn == 0 and route.max_conn_backend == 0):
+        return sys.load_relaxed_uint(&port.waiting)
+    return sys.fetch_add_ordered(&port.waiting, 0)
 
 
 cdef void conns_woken(worker_t *w) noexcept nogil:
@@ -1186,7 +1198,7 @@ cdef void _conn_end(worker_t *w, conn_t *c, bint reset, uint8_t reason) noexcept
         _backend_leave(w, c)
     if c.counted:
         _conn_uncount(c)
-        if sys.load_relaxed_uint(&c.port.waiting):
+        if _waiting_for(w, c.port):
             _queue_now(w, c.port)
             _tell_waiting(w, c.port)
     if not c.ready:

@@ -178,6 +178,7 @@ cdef extern from *:
     #define exchange(place, value) __atomic_exchange_n((place), (value), __ATOMIC_ACQ_REL)
     #define compare_exchange(place, expected, value) __sync_bool_compare_and_swap((place), (expected), (value))
     #define fetch_add_release(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELEASE)
+    #define fetch_add_ordered(place, value) __atomic_fetch_add((place), (value), __ATOMIC_ACQ_REL)
     #define leading_zeros(value) __builtin_clzll(value)
     #define fetch_add(place, value) __atomic_fetch_add((place), (value), __ATOMIC_RELAXED)
     #define load_relaxed(place) __atomic_load_n((place), __ATOMIC_RELAXED)
@@ -231,6 +232,7 @@ cdef extern from *:
     void store_release(uint64_t *place, uint64_t value) noexcept nogil
     void store_release_int "store_release" (int32_t *place, int32_t value) noexcept nogil
     uint32_t fetch_add(uint32_t *place, uint32_t value) noexcept nogil
+    uint32_t fetch_add_ordered(uint32_t *place, uint32_t value) noexcept nogil
     int32_t fetch_add_int "fetch_add_release" (int32_t *place, int32_t value) noexcept nogil
     uint64_t load_relaxed(uint64_t *place) noexcept nogil
     void store_relaxed(uint64_t *place, uint64_t value) noexcept nogil
