@@ -30,6 +30,7 @@ cdef struct check_s:
     int fd  # -1 between two looks
     uint32_t index  # its place
     uint32_t generation  # of its sockets
+    uint64_t due  # when it is looked at next
     uint32_t interval  # milliseconds, as all times here
     uint32_t timeout
     uint16_t rise
@@ -155,6 +156,8 @@ cdef void check_timer(worker_t *w, timer_t *timer) noexcept nogil:
     cdef check_t *check = <check_t *>timer
     if check.fd >= 0:
         _result(w, check, False)
+    elif check.due > w.now:  # further away than the wheel reaches
+        timer_set(&w.timers, &check.timer, w.now, check.due - w.now)
     else:
         _look(w, check)
 
@@ -221,11 +224,10 @@ cdef void _result(worker_t *w, check_t *check, bint good) noexcept nogil:
 
 cdef void _later(worker_t *w, check_t *check) noexcept nogil:
     """The next look: the interval, a tenth more or less, so that the looks of many spread."""
+    cdef uint64_t delay = check.interval - check.interval // 10 + random_below(&w.random, check.interval // 5 + 1)
     _hang_up(check)
-    timer_set(
-        &w.timers, &check.timer, w.now,
-        check.interval - check.interval // 10 + random_below(&w.random, check.interval // 5 + 1)
-    )
+    check.due = w.now + delay
+    timer_set(&w.timers, &check.timer, w.now, delay)
 
 
 cdef void _hang_up(check_t *check) noexcept nogil:

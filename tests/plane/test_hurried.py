@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from waiting import eventually
 
 SOURCE = Path(__file__).parents[1] / "support" / "hurry.c"
 PACE = 30
+ETH_P_IP = 0x0800
 Hurried = Callable[..., PlaneProcess]
 
 
@@ -81,3 +84,26 @@ def test_who_must_send_a_header_keeps_no_place_without(
     ):
         say_and_hear(client, said)
     assert plane.look()["tcp"]["refused"]["header"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="looks at packets: needs root")
+def test_looks_may_be_further_apart_than_the_wheel_of_timers_is_long(
+    hurried: Hurried, server: MakeServer
+) -> None:
+    one = server(echo)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP)) as tap:
+        tap.bind(("lo", ETH_P_IP))
+        tap.settimeout(60)
+        hurried(one.port, check="tcp", check_interval="400s")
+        first, second = look(tap, one.port), look(tap, one.port)
+    assert (second - first) * PACE > 350
+
+
+def look(tap: socket.socket, port: int) -> float:
+    """When the next SYN to the port comes by."""
+    while True:
+        packet = tap.recv(128)
+        header = (packet[0] & 15) * 4
+        to, flags = int.from_bytes(packet[header + 2 : header + 4]), packet[header + 13 : header + 14]
+        if packet[9] == socket.IPPROTO_TCP and to == port and flags == b"\x02":
+            return time.monotonic()
