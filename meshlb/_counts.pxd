@@ -7,7 +7,7 @@ from meshlb._types cimport BUCKETS, REFUSALS, backend_t, port_t, worker_t
 cdef struct histogram_row_t:
     uint64_t total
     uint64_t count
-    uint32_t buckets[BUCKETS]
+    uint64_t buckets[BUCKETS]
 
 cdef struct port_row_t:
     uint64_t accepted

@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from meshlb cimport _linux as sys
 from meshlb._types cimport (
-    BUCKETS, REFUSALS, backend_counters, backend_t, histogram_t, port_counters, port_t, worker_t,
+    BUCKETS, REFUSALS, backend_counters, backend_t, histogram_t, histogram_add, port_counters, port_t, worker_t,
 )
 
 
@@ -57,10 +57,24 @@ cdef void _add(uint64_t *totals, uint64_t *counters, int count) noexcept nogil:
 cdef void _add_histogram(histogram_row_t *total, histogram_t *of) noexcept nogil:
     """Adds the counts too: who reads ten thousand rows would not want to add up all of their buckets."""
     cdef uint64_t microseconds = sys.load_relaxed(&of.total)
-    cdef uint32_t count
+    cdef uint64_t count
     cdef int i
     total.total += microseconds
     for i in range(BUCKETS):
-        count = sys.load_relaxed_uint(&of.buckets[i])
+        count = sys.load_relaxed(&of.buckets[i])
         total.buckets[i] += count
         total.count += count
+
+
+def histogram_row(list buckets, uint64_t microseconds):
+    cdef histogram_t histogram
+    cdef histogram_row_t row
+    cdef int i
+    memset(&histogram, 0, sizeof(histogram))
+    memset(&row, 0, sizeof(row))
+    for i in range(BUCKETS):
+        histogram.buckets[i] = buckets[i]
+    histogram_add(&histogram, microseconds)
+    _add_histogram(&row, &histogram)
+    _add_histogram(&row, &histogram)
+    return (<char *>&row)[:sizeof(row)]

@@ -214,9 +214,6 @@ cdef extern from *:
     static inline void bump(uint64_t *counter, uint64_t by) {
         __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
     }
-    static inline void bump_uint(uint32_t *counter, uint32_t by) {
-        __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
-    }
     /* The same, ordered: whoever sees the new value also sees all that the thread did before. */
     static inline void bump_last(uint64_t *counter, uint64_t by) {
         __atomic_store_n(counter, *counter + by, __ATOMIC_RELEASE);
@@ -245,5 +242,4 @@ cdef extern from *:
     uint32_t load_relaxed_uint "load_relaxed" (uint32_t *place) noexcept nogil
     void store_relaxed_uint "store_relaxed" (uint32_t *place, uint32_t value) noexcept nogil
     void bump(uint64_t *counter, uint64_t by) noexcept nogil
-    void bump_uint(uint32_t *counter, uint32_t by) noexcept nogil
     void bump_last(uint64_t *counter, uint64_t by) noexcept nogil

@@ -45,7 +45,7 @@ cdef enum:  # backend_t.standing, what keeps new connections away from a backend
 
 cdef struct histogram_t:
     uint64_t total  # microseconds of all samples
-    uint32_t buckets[BUCKETS]
+    uint64_t buckets[BUCKETS]  # 32 bits would be over after weeks, and look like a start from zero
 
 cdef struct port_counters:  # one row per worker, written by it alone
     uint64_t accepted  # connections, or flows of UDP
@@ -76,6 +76,7 @@ cdef struct backend_counters:  # one row per worker, written by it alone
     histogram_t connect
     histogram_t first_byte
     histogram_t duration
+    uint64_t unused[4]  # to a whole number of cache lines
 
 cdef struct port_t:
     uint32_t ticket  # shared: whose turn is next
@@ -243,7 +244,7 @@ cdef inline void histogram_add(histogram_t *of, uint64_t microseconds) noexcept 
         bucket = 64 - sys.leading_zeros(rest)
         bucket = bucket if bucket < BUCKETS else BUCKETS - 1
     sys.bump(&of.total, microseconds)
-    sys.bump_uint(&of.buckets[bucket], 1)
+    sys.bump(&of.buckets[bucket], 1)
 
 
 cdef inline void tell_short(worker_t *w, int error) noexcept nogil:

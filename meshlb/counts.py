@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from meshlb.model import BackendCounts, Counters, Histogram, Port, PortCounts, Protocol, Refused
 from meshlb.table import Backend
 
-_HISTOGRAM = "2Q24I"
+_HISTOGRAM = "2Q24Q"
 _PORT = struct.Struct("=14Q" + 3 * _HISTOGRAM)
 _BACKEND = struct.Struct("=9Q2I" + 3 * _HISTOGRAM)
 _TOTALS = struct.Struct("=14Q")
-_PORT_BARE, _BACKEND_BARE = (struct.Struct(row + 3 * "2Q96x") for row in ("=14Q", "=9Q2I"))  # no buckets
+_PORT_BARE, _BACKEND_BARE = (struct.Struct(row + 3 * "2Q192x") for row in ("=14Q", "=9Q2I"))  # no buckets
 PORT_NUMBERS, BACKEND_NUMBERS = 20, 17  # in a bare row
 _WORKER = struct.Struct("=Q" + _HISTOGRAM)
 PORT_ROW, BACKEND_ROW = _PORT.size, _BACKEND.size  # bytes

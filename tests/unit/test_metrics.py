@@ -71,18 +71,18 @@ def port_row(*numbers: int, connect: tuple[int, ...] = (), seconds: float = 0) -
     padded = numbers + (0,) * (14 - len(numbers))
     rest = (0, 0, *buckets()) * 2
     return struct.pack(
-        "=14Q" + "2Q24I" * 3, *padded, round(seconds * 1e6), sum(connect), *buckets(*connect), *rest
+        "=14Q" + "2Q24Q" * 3, *padded, round(seconds * 1e6), sum(connect), *buckets(*connect), *rest
     )
 
 
 def backend_row(*numbers: int, seconds: float = 0) -> bytes:
     padded = numbers + (0,) * (11 - len(numbers))
     times = ((round(seconds * 1e6 * part), padded[2] * part, *buckets()) for part in (1, 2, 3))
-    return struct.pack("=9Q2I" + "2Q24I" * 3, *padded, *chain.from_iterable(times))
+    return struct.pack("=9Q2I" + "2Q24Q" * 3, *padded, *chain.from_iterable(times))
 
 
 def worker_row(turns: int, timed: int, seconds: float) -> bytes:
-    return struct.pack("=3Q24I", turns, round(seconds * 1e6), timed, *buckets(timed))
+    return struct.pack("=3Q24Q", turns, round(seconds * 1e6), timed, *buckets(timed))
 
 
 def task(
