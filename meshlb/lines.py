@@ -16,6 +16,7 @@ PLACES = 10_000  # lines that wait
 BULK_PLACES = 9_000  # of them for those that come in bulk
 BATCH = 256  # lines of one write: our thread gets its turn every five milliseconds while others compute
 PATIENCE = 1.0  # seconds after which a write that has not ended has nobody who reads
+LONGEST = 5.0  # seconds that an end waits for who reads slowly
 PAUSE = 0.01
 
 
@@ -29,6 +30,7 @@ class Lines:
         self._waiting: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._counting = threading.RLock()
         self._lost = 0
+        self._torn = ""  # ends the half of a line that a write may have left
         self._moved = time.monotonic()  # when a write began or ended
         self._closed = False
         threading.Thread(target=self._run, name="lines", daemon=True).start()
@@ -38,15 +40,17 @@ class Lines:
         if self._has_place(bulk):
             self._waiting.put(line)
             return True
-        with self._counting:
-            self._lost += 1
+        self._lose(1)
         return False
 
-    def flush(self, seconds: float = PATIENCE) -> None:
-        """Wait until everything that was put is written, or for so long."""
-        written = threading.Event()
+    def flush(self, longest: float = LONGEST) -> None:
+        """Wait until everything that was put is written, as long as somebody reads it."""
+        written, began = threading.Event(), time.monotonic()
         self._waiting.put(written)
-        written.wait(seconds)
+        while not written.wait(PAUSE):
+            now = time.monotonic()
+            if now - began > longest or now - max(began, self._moved) > PATIENCE:
+                return
 
     def close(self) -> None:
         """Write nothing more."""
@@ -65,9 +69,7 @@ class Lines:
     def _run(self) -> None:
         while not self._closed:
             batch = self._next()
-            self._out([each for each in batch if isinstance(each, str)])
-            if self._lost:
-                self._out([self._lacking(self._take_lost())])
+            self._pass_on([each for each in batch if isinstance(each, str)])
             for each in batch:
                 if isinstance(each, threading.Event):
                     each.set()
@@ -79,13 +81,23 @@ class Lines:
                 batch.append(self._waiting.get_nowait())
         return batch
 
-    def _take_lost(self) -> int:
-        with self._counting:
-            lost, self._lost = self._lost, 0
-        return lost
+    def _pass_on(self, lines: list[str]) -> None:
+        if lines and not self._out(lines):
+            self._lose(len(lines))
+        lost = self._lost
+        if lost and self._out([self._lacking(lost)]):
+            self._lose(-lost)
 
-    def _out(self, lines: list[str]) -> None:
+    def _lose(self, count: int) -> None:
+        with self._counting:
+            self._lost += count
+
+    def _out(self, lines: list[str]) -> bool:
+        """Whether they are written, all of them: a write may end midway."""
+        text, self._torn = self._torn + "".join(f"{line}\n" for line in lines), "\n"
         self._moved = time.monotonic()
-        with suppress(OSError, ValueError):  # whoever read has gone, or the file is closed
-            self._write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+        with suppress(Exception):  # whoever read has gone, or the disk is full: the next ones may be written
+            self._write(text.encode("utf-8", "backslashreplace"))
+            self._torn = ""
         self._moved = time.monotonic()
+        return not self._torn

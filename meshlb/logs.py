@@ -63,6 +63,13 @@ class LineHandler(logging.Handler):
         """None: the event loop would wait for it while a thread that has it waits for a place."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As every handler does, without the lock: Python 3.13 takes it whether there is one or not."""
+        passed = bool(self.filter(record))
+        if passed:
+            self.emit(record)
+        return passed
+
     def emit(self, record: logging.LogRecord) -> None:
         """Give its line to the thread."""
         try:
@@ -71,7 +78,7 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait until all lines are written, or for a second."""
+        """Wait until all lines are written, or nobody reads them."""
         self._lines.flush()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -123,6 +124,56 @@ sys.exit(3)
 
 def started() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", PROCESS], stderr=subprocess.PIPE, text=True)
+
+
+def test_a_write_that_fails_ends_nothing_and_is_counted() -> None:
+    told, room = [b""], [5]
+
+    def write(data: bytes) -> None:
+        told[0] += data[: room[0]]
+        if len(data) > room[0]:
+            raise MemoryError
+
+    out = Lines(write, lambda lost: f"{lost} lost")
+    out.put("more than there is room for")
+    out.flush()
+    room[0] = 100
+    out.put("next")
+    out.flush()
+    # What was torn has its line's end, so that nothing sticks to it.
+    assert told[0].decode().splitlines() == ["more ", "1 lo", "next", "1 lost"]
+
+
+def test_an_end_waits_for_who_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "BATCH", 1)
+    told: list[bytes] = []
+
+    def write(data: bytes) -> None:
+        time.sleep(0.02)
+        told.append(data)
+
+    out = Lines(write, str)
+    for number in range(100):  # two seconds
+        out.put(str(number))
+    out.flush(LONG)
+    assert len(told) == 100
+
+
+def test_records_are_handled_without_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 takes the handler's own in `Handler.handle`."""
+
+    def handle(self: logging.Handler, record: logging.LogRecord) -> bool:
+        with self.lock:  # type: ignore[union-attr]
+            return True
+
+    monkeypatch.setattr(logging.Handler, "handle", handle)
+    reader = Reader()
+    reader.reads.set()
+    handler = logs.LineHandler(reader.write)
+    assert handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "said", None, None))
+    handler.flush()
+    assert reader.lines() == ["said"]
+    handler.close()
 
 
 def test_a_process_that_ends_has_written_all_of_its_lines() -> None:
