@@ -47,8 +47,9 @@ class Beliefs:
         if message.desired is not None and not peer.manager:
             raise MessageError("it tells what services are meant to be, and is not a manager")
         self.connected(address, now)
-        if not peer.manager:
+        if not peer.manager and address in self.advisers:
             self.advisers.discard(address)
+            self._ledgers[DESIRED] = Ledger()  # what it told is news when it tells it as a manager again
         if not self._ledgers[message.part].is_news((peer.node_id, address), message.version):
             self.stale += 1
             return None
@@ -84,7 +85,7 @@ class Beliefs:
 
     def paths(self) -> dict[str, str]:
         """Nodes' addresses by those that they have for their data. Nobody is believed about another's."""
-        followed = self._data.keys() if self.addresses is None else self.addresses
+        followed = self._data.keys() if self.addresses is None else frozenset(self.addresses)
         told = {at: data for at, data in self._data.items() if data and at in followed}
         if not told:
             return {}

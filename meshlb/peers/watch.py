@@ -168,9 +168,11 @@ class Watch:
     def _is_gone(host: _Host, now: float) -> bool:
         return host.dead and host.suspected is not None and now - host.suspected >= GONE_AFTER
 
-    def _is_missed(self, host: _Host, now: float) -> bool:
-        missed = host.suspected is not None or (host.echoes and host.asked is not None)
-        return missed and not self._is_gone(host, now)
+    @staticmethod
+    def _is_missed(host: _Host, now: float) -> bool:
+        if host.suspected is not None:
+            return now - host.suspected < GONE_AFTER
+        return host.echoes and host.asked is not None
 
     def _is_alone(self, now: float) -> bool:
         watched = [host for host in self._hosts.values() if host.watched and not self._is_gone(host, now)]

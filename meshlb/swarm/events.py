@@ -7,7 +7,7 @@
 
 A mark never outlives its task: `prune` drops the marks of tasks that gossip does not show. Gossip shows a
 task until its container has died. That one is about to be stopped is known some three seconds before its
-first signal, but to managers alone (`view.stopping`); the mark is what every node knows of its own.
+first signal, but to managers alone (`lists.stopping`); the mark is what every node knows of its own.
 """
 
 from __future__ import annotations

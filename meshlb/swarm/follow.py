@@ -35,6 +35,7 @@ from meshlb.swarm.targets import Ports, Targets
 from meshlb.swarm.view import Membership, View
 
 LISTS_EVERY = 10.0  # seconds between a manager's lists when no event asks for them
+QUIET = 2.0  # seconds without questions after one that was not answered
 TASKS_EVERY = 0.25  # seconds at least between its lists, and those of tasks while they may change:
 TASKS_REST = 20  # times what the last one cost us, but not so long that a task's end would be missed:
 TASKS_SLOWEST = 1.5  # seconds; Swarm takes three from its decision to the signal
@@ -83,6 +84,7 @@ class Known:
     advice: Lists | None = None  # another agent's, from a manager
     namespace_id: int = 0
     targets: Targets = field(default_factory=Targets)
+    host: str = ""  # where gossip has this node's own tasks
     paths: Mapping[str, str] = field(default_factory=dict)  # nodes by the addresses for their data
 
 
@@ -251,9 +253,9 @@ class Session:
 
     def _wait(self) -> None:
         now = self._clock()
-        # Without lists many looks together tell what ports a service has.
-        cost = self._look_cost if self._tells_ports else 0.0
-        seconds = pause(self._interval, cost, hot=now < self._hot_until, stirring=self._is_stirring(now))
+        # Where no manager tells them many looks together tell what ports a service has.
+        stirring = self._is_stirring(now) or not self._tells_ports
+        seconds = pause(self._interval, self._look_cost, hot=now < self._hot_until, stirring=stirring)
         if self._wake.wait(seconds):
             time.sleep(SHORTEST)  # a storm of events is one poll
 
@@ -299,8 +301,9 @@ class Session:
         """Whether nodes are known by other addresses now; of the view itself that is known already."""
         own, view = self._own_address, self._view
         names = {data: node for data, node in self._known.paths.items() if data != own}
-        if own and view.own not in ("", own):
-            names[view.own] = own
+        host = self._known.host = view.own or self._known.host
+        if own and host not in ("", own):
+            names[host] = own
         before, self._names = self._names, names
         if names != before:
             self._missing.rename(names)
@@ -371,7 +374,7 @@ class Session:
         except EngineError as error:
             self._behind = True
             # The leader that the engine asks may have vanished. Whether the engine has, the next look tells.
-            self._quiet_until = self._clock() + LISTS_EVERY
+            self._quiet_until = self._clock() + QUIET
             self.lists_problem = f"ports and labels may be out of date: {error}"
             return False
         return listed is not None and self._take_lists(*listed)
@@ -404,7 +407,7 @@ class Session:
             wanted = self._wanting.take()
         except EngineError as error:
             if not isinstance(error, AnswerError):
-                self._tasks_due = self._clock() + LISTS_EVERY
+                self._tasks_due = self._clock() + QUIET
             self.lists_problem = f"tasks that are about to stop are known late: {error}"
             return False
         return wanted is not None and self._take_wanted(*wanted)
@@ -552,7 +555,9 @@ class Session:
         membership = known.membership or Membership("")
         namespace = (os.fspath(self._namespace), known.namespace_id)
         result = snapshots.snapshot(view, self._lists, membership.node, self._marks.states(), namespace)
-        result = replace(result, services=known.targets.remember(result.services, view))
+        result = replace(
+            result, services=known.targets.remember(result.services, view, told=self._tells_ports)
+        )
         if self._clock() >= self._catch_up_until:
             unnamed = docker_view.unnamed(self._shown, self._own_address) if self._names else ()
             result = replace(result, problems=(*result.problems, *unnamed))

@@ -114,8 +114,13 @@ class Targets:
         self._tasks: dict[str, tuple[Port, ...]] = {}  # by tasks' ids
         self._unsure: frozenset[str] | None = None  # the ids of the tasks that were there from the first
 
-    def remember(self, services: Collection[Service], view: View) -> tuple[Service, ...]:
-        """The services, with what has been different when their tasks were first seen; `view` is gossip's."""
+    def remember(
+        self, services: Collection[Service], view: View, *, told: bool = True
+    ) -> tuple[Service, ...]:
+        """The services, with what has been different when their tasks were first seen.
+
+        `view` is gossip's. It is `told` by managers what ports services with ids have now.
+        """
         ids = frozenset(task.id for service in services for task in service.tasks)
         if ids:
             self._unsure = ids if self._unsure is None else self._unsure & ids
@@ -123,12 +128,16 @@ class Targets:
         for name, ports in view.others:
             seen[name] = (*seen.get(name, ()), *ports)
         before, self._ports, self._tasks = (self._ports, self._tasks), {}, {}
-        return tuple(self._of(service, seen.get(service.name, ()), *before) for service in services)
+        return tuple(
+            self._of(service, seen.get(service.name, ()), told and service.id != "", *before)
+            for service in services
+        )
 
     def _of(
         self,
         service: Service,
         seen: tuple[Port, ...],
+        told: bool,
         ports: Mapping[str, Mapping[tuple[int, Protocol], Port]],
         tasks: Mapping[str, tuple[Port, ...]],
     ) -> Service:
@@ -146,7 +155,7 @@ class Targets:
             for name, found in of_task.items()
         }
         self._tasks |= former
-        if not service.id and elsewhere:  # no manager tells which of them is the service's
+        if elsewhere and not told:  # no manager tells which of them is the service's
             former = {name: tuple(dict.fromkeys((*found, *elsewhere))) for name, found in former.items()}
         if not any(former.values()):
             return service

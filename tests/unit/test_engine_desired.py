@@ -123,7 +123,7 @@ def test_lists_that_did_not_come_are_left_alone_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docker_api, "TIMEOUT", 1.0)
-    monkeypatch.setattr(docker_follow, "LISTS_EVERY", 60.0)
+    monkeypatch.setattr(docker_follow, "QUIET", 60.0)
     monkeypatch.setattr(docker_follow, "HOT", 0.0)
 
     async def scenario() -> None:

@@ -467,8 +467,10 @@ def test_tasks_are_remembered_with_the_targets_that_they_were_started_with() -> 
     assert seen(8000, "c") == {"c": ()}, "of a service that was away nothing is known"
 
 
-def told(targets: Targets, ports: str, shown: str, *tasks: str) -> dict[str, tuple[Port, ...]]:
-    """What each task was started with, where managers list some ports and gossip shows others."""
+def told(
+    targets: Targets, ports: str, shown: str, *tasks: str, old: bool = False
+) -> dict[str, tuple[Port, ...]]:
+    """What each task was started with, where managers list some ports, or did, and gossip shows others."""
 
     def published(text: str) -> tuple[Port, ...]:
         words = (word.replace("/", " ").replace(">", " ").split() for word in text.split())
@@ -476,7 +478,7 @@ def told(targets: Targets, ports: str, shown: str, *tasks: str) -> dict[str, tup
 
     found = tuple(Task(task, task, "10.0.0.5") for task in tasks)
     listed = Service("1", "web", published(ports), found)
-    [service] = targets.remember([listed], View((Service("", "web", published(shown), found),)))
+    [service] = targets.remember([listed], View((Service("", "web", published(shown), found),)), told=not old)
     return {task.id: task.former for task in service.tasks}
 
 
@@ -486,6 +488,12 @@ def test_an_agent_that_starts_during_an_update_learns_old_targets_from_gossip() 
     assert told(targets, "80/tcp>9000", "80/tcp>8000", "a", "b", "d") == dict.fromkeys("abd", old)
     assert told(targets, "80/tcp>9000", "80/tcp>9000", "a", "b", "d") == dict.fromkeys("abd", old)
     assert told(targets, "80/tcp>9000", "80/tcp>8000", "b", "d", "e") == {"b": old, "d": old, "e": ()}
+
+
+def test_where_managers_are_not_heard_any_more_new_tasks_are_reached_where_any_was_shown() -> None:
+    targets, other = Targets(), (Port(80, 8000),)
+    told(targets, "80/tcp>9000", "80/tcp>9000", "a", old=True)
+    assert told(targets, "80/tcp>9000", "80/tcp>8000", "a", "b", old=True) == {"a": other, "b": other}
 
 
 def test_gossip_that_knows_no_protocols_mixes_up_no_targets() -> None:

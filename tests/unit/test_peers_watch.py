@@ -194,6 +194,7 @@ def test_when_all_are_silent_for_long_none_is_called_dead() -> None:
     world.up.clear()
     world.live(2 * GONE_AFTER)
     assert not world.watch.dead
+    assert world.watch.calm, "nor is anybody looked for in a hurry for ever"
 
 
 def test_a_process_that_was_held_up_suspects_nobody() -> None:
