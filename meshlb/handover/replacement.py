@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -105,7 +106,11 @@ async def ended(pid: int, seconds: float) -> None:
     """Wait until a process has ended; it is killed when it has not in so many seconds."""
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:  # it has ended; or kernels before 5.3, and those that forbid it, tell nothing
+    except OSError as error:
+        if (
+            error.errno != errno.ESRCH
+        ):  # kernels before 5.3, and those that forbid it, tell nothing of its end
+            await asyncio.sleep(seconds)
         return
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, over.set)
