@@ -100,11 +100,11 @@ cdef uint32_t _leastconn(const tier_t *tier, port_t *port, choice_t *choice, uin
     cdef uint32_t first = sys.fetch_add(&port.ticket, 1) % tier.count
     cdef uint32_t best = tier.count
     cdef uint32_t i, index
-    if turn:  # the best of them cannot be taken: comparing all again would not find another
+    if turn > 1 or (turn and not choice.probing):  # the best cannot be taken: comparing again would find no other
         return (first + turn) % tier.count
     for i in range(tier.count):
         index = (first + i) % tier.count
-        if choice.probing and _may_be_back(tier.backends[index], choice.now):
+        if turn == 0 and choice.probing and _may_be_back(tier.backends[index], choice.now):
             return index  # else it would not be tried for as long as another is fit
         if not _unfit(tier.backends[index]) and (best == tier.count or _less_loaded(tier, index, best)):
             best = index

@@ -94,6 +94,8 @@ cdef void _route_sweep(worker_t *w, const route_t *route) noexcept nogil:
                 check.named = True
                 check.interval, check.rise, check.fall = route.check_interval, route.check_rise, route.check_fall
                 check.timeout = route.check_timeout
+                if check.fd < 0 and check.due > w.now + check.interval + check.interval // 5:
+                    _later(w, check)  # it was further away before
 
 
 cdef check_t *_check_of(worker_t *w, backend_t *backend) noexcept nogil:

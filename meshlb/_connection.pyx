@@ -44,6 +44,7 @@ cdef enum:
     CHANGES = 255  # attempts of a connection beyond one at each backend
     MOST = 65535  # attempts of a connection
     RETRY = 100  # milliseconds between two looks of the waiting at backends that do not answer
+    LOOK = 1000  # milliseconds after which who waits looks for a place in any case
     PAUSE = 50  # milliseconds until it is asked again for what the kernel ran out of
     KEEPALIVE = 60000  # milliseconds: older connections have keepalive on the backend's side, too
     PROBE = 63  # every so many connections, try again whether a backend connects at once
@@ -450,6 +451,8 @@ cdef void conns_run_queues(worker_t *w) noexcept nogil:
             place[0] = queue.next
             free(queue)
         else:
+            if not streams.queue_timer.is_set:  # another worker may have given a place back unseen
+                timer_set(&w.timers, &streams.queue_timer, w.now, LOOK)
             place = &queue.next
 
 
@@ -515,9 +518,12 @@ cdef uint32_t _waiting_for(worker_t *w, port_t *port) noexcept nogil:
 cdef void conns_woken(worker_t *w) noexcept nogil:
     """Another thread has woken this one: maybe a place has become free."""
     cdef queue_t *queue = streams_of(w).queues
+    cdef uint32_t freed
     while queue != NULL:
-        if queue.first != NULL and queue.first.refusal == REFUSED_FULL:
+        freed = sys.load_relaxed_uint(&queue.port.freed)
+        if queue.freed != freed and queue.first != NULL and queue.first.refusal == REFUSED_FULL:
             queue.retry_at = 0
+        queue.freed = freed
         queue = queue.next
 
 
@@ -528,6 +534,7 @@ cdef void _tell_waiting(worker_t *w, port_t *port) noexcept nogil:
     cdef int i
     if sys.load_relaxed_uint(&port.waiting) == (queue.length if queue != NULL else 0):
         return
+    sys.fetch_add(&port.freed, 1)
     for i in range(w.plane.workers):
         if i != w.index:
             sys.write(w.plane.worker[i].wake, &one, sizeof(one))

@@ -348,6 +348,8 @@ cdef bint _flow_evict(worker_t *w, const flow_t *wanting) noexcept nogil:
         oldest = datagrams.oldest[ASSURED]
         if oldest == NULL or oldest == wanting or <uint32_t>w.now - oldest.active < LEAST_SILENCE:
             return False
+    if oldest.since and w.now - oldest.since >= SETTLED:
+        _flow_settle(oldest)
     _flow_end(w, oldest, OVER_EVICTED)
     return True
 
@@ -619,7 +621,7 @@ cdef void flow_event(worker_t *w, uint64_t data, uint32_t events) noexcept nogil
     count = packets_receive(datagrams.packets, flow.fd, False)
     if count > 0:
         _downstream(w, flow, <uint32_t>count)
-    elif count < 0 and is_gone(sys.errno):
+    elif count < 0 and (is_gone(sys.errno) or sys.errno == sys.ECONNABORTED):  # the last: an administrator's end
         _flow_gone(w, flow)
     # Any other error is off the socket by now, and says nothing about the backend: a router wants shorter packets.
 

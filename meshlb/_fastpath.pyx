@@ -469,7 +469,9 @@ cdef bint _idle_sooner(const table_t *old, const table_t *table) noexcept:
     """Whether connections of some port may be silent for less than before."""
     cdef uint32_t i, before
     for i in range(table.ports):
-        before = old.routes[i].idle_timeout if old != NULL and i < old.ports else 0
+        if old == NULL or i >= old.ports or not old.routes[i].used:
+            continue  # a new port has no connections
+        before = old.routes[i].idle_timeout
         if table.routes[i].idle_timeout and (before == 0 or table.routes[i].idle_timeout < before):
             return True
     return False

@@ -121,6 +121,7 @@ cdef struct listener_s:
 cdef struct queue_s:  # a port's connections that wait, first come first served
     port_t *port
     uint32_t length
+    uint32_t freed  # the port's, when this was last looked at
     uint64_t retry_at  # milliseconds: not before, after an attempt has failed
     conn_t *first
     conn_t *last

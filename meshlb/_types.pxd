@@ -82,7 +82,8 @@ cdef struct port_t:
     uint32_t ticket  # shared: whose turn is next
     uint32_t open  # shared: connections that are served or being connected, of all workers
     uint32_t waiting  # shared: connections that wait for a backend or for a place
-    uint8_t unused[LINE - 12]
+    uint32_t freed  # shared: how often other workers were told of a place that has become free
+    uint8_t unused[LINE - 16]
     uint32_t id
     uint16_t published  # the port number that clients speak to
     bint datagrams  # UDP

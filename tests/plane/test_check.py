@@ -43,6 +43,14 @@ def test_a_backend_that_does_not_listen_gets_no_connection(mesh: Mesh, server: M
     assert not counts(mesh, up.backend).aside
 
 
+def test_an_interval_that_is_shortened_counts_at_once(mesh: Mesh, server: MakeServer) -> None:
+    up, down = server(echo), backend(free_port())
+    mesh.serve(up.backend, down, policy=Policy(check="tcp", check_interval=3600))
+    time.sleep(1.5)  # the first look is soon
+    mesh.serve(up.backend, down, policy=CHECKED)
+    await_failing(mesh, down)
+
+
 def test_it_comes_back(mesh: Mesh, server: MakeServer) -> None:
     up, number = server(echo), free_port()
     mesh.serve(up.backend, backend(number), policy=CHECKED)

@@ -309,11 +309,12 @@ def test_an_error_that_does_not_say_that_the_backend_is_gone_moves_nobody(
     assert udp_plane.look()["udp"]["failovers"] == 0
 
 
+@pytest.mark.parametrize("error", ["ECONNREFUSED", "ECONNABORTED"])
 def test_what_a_backend_has_answered_before_it_went_is_not_lost(
-    udp_plane: FaultyPlane, servers: list[UdpServer]
+    udp_plane: FaultyPlane, servers: list[UdpServer], error: str
 ) -> None:
     with client(udp_plane.udp_port) as sock:
-        refuse_answer(udp_plane, servers, "ECONNREFUSED")
+        refuse_answer(udp_plane, servers, error)
         assert ask(sock, b"1") == b"1 from the first"
         assert sock.recv(100) == b"1", "it may be another question that was refused"
     assert udp_plane.look()["udp"]["failovers"] == 1
