@@ -155,7 +155,7 @@ def test_a_lost_node_costs_no_more_for_each_task_when_there_are_many() -> None:
 
     (few, quiet), (many, still_quiet) = cost(50), cost(500)
     assert many < 15 * few
-    assert still_quiet == quiet < 100, "a view that does not change costs nothing"
+    assert max(quiet, still_quiet) < 50, "a view that does not change costs nothing"
 
 
 def test_many_missing_tasks_of_one_service_are_sorted_once() -> None:

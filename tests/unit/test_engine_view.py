@@ -580,4 +580,4 @@ def test_ports_cost_no_more_for_each_service_when_there_are_many() -> None:
 
     (few, quiet), (many, still_quiet) = cost(50), cost(500)
     assert many < 15 * few
-    assert still_quiet == quiet < 100, "a view that does not change costs nothing"
+    assert max(quiet, still_quiet) < 50, "a view that does not change costs nothing"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,7 +164,6 @@ BAD = [
     (PORT + OK + "[port.balance]\nx = 1", "f:1: balance = {'x': 1}: must be one value"),
     ("a = " + "9" * 5000, "f: not TOML that a port needs: a number with too many digits"),
     (PORT + OK + "queue = 0x" + "f" * 5000, 'f:4: queue: "something too large to be shown" is not a number'),
-    (PORT + OK + "queue" + ".x" * 5000 + " = 1", "f:4: queue = something too large to be shown: must be one"),
     (PORT + OK + '"\\u001b[2J\\n" = 1', 'f:1: unknown key "\\x1b[2J\\n"; known are'),
     (PORT + OK + "x" * 5000 + " = 1", 'f:4: unknown key "' + "x" * 100 + '…"; known are'),
     (PORT + 'backends = ["\\u202e:1"]', 'f:3: backend "\\u202e:1": "\\u202e" is not an IP address'),
@@ -178,6 +179,15 @@ def test_a_bad_file_is_refused_with_file_line_and_reason(text: str, sentence: st
         parse(text, "f")
     assert str(refusal.value).startswith(sentence)
     assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 1000
+
+
+def test_a_value_that_is_nested_deeply_is_refused_whether_it_can_be_shown_or_not() -> None:
+    """Python 3.13 has no bound of its own on what it shows."""
+    with pytest.raises(ConfigError) as refusal:
+        parse(PORT + OK + "queue" + ".x" * 5000 + " = 1", "f")
+    sentence = r"f:4: queue = (something too large to be shown|\{'x': \{'x'.*…): must be one value, .*"
+    assert re.fullmatch(sentence, str(refusal.value))
     assert len(str(refusal.value)) < 1000
 
 
