@@ -9,16 +9,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from datagrams import Answer, UdpServer, ask, client, send_train
-from made_overlay import HOSTS, TASK, Overlay
 from mesh import Mesh, free_port
 from waiting import eventually
 
-from meshlb._fastpath import enter_namespace
-from meshlb.kernel.visit import visit
 from meshlb.model import BackendState, Port, PortCounts, PortState, Protocol
 from meshlb.policy import Policy
 from meshlb.ports import listen
@@ -472,22 +468,6 @@ def test_questions_go_on_being_answered_when_there_is_no_room(
             assert ask(sock, b"%d" % number) == b"%d" % number
     assert udp.open <= 100
     assert udp.counts.refused.resources == 0
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
-def test_questions_go_on_being_answered_when_local_ports_run_out(udp: UdpMesh, overlay: Overlay) -> None:
-    path = overlay.path(HOSTS[0])
-    range_file = "/proc/sys/net/ipv4/ip_local_port_range"
-    visit(path, enter_namespace, lambda: Path(range_file).write_text("40000 40019"))
-    entry = udp.mesh.entry(Backend(TASK, 80, "task", "web.1", "", BackendState.UP), port=udp.port)
-    udp.mesh.plane.apply(Table((entry,), str(path), path.stat().st_ino))
-    with contextlib.ExitStack() as stack:
-        for number in range(60):
-            sock = stack.enter_context(udp.client())
-            assert ask(sock, b"%d" % number).split()[2] == b"%d" % number
-    assert udp.open <= 20
-    (counts,) = udp.mesh.backend_counts(udp.port).values()
-    assert (counts.failed, udp.counts.refused.resources) == (0, 0)
 
 
 def test_a_flood_ends_no_conversation(small: None, udp: UdpMesh, udp_server: MakeServer) -> None:
