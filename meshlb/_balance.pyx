@@ -104,9 +104,10 @@ cdef uint32_t _leastconn(const tier_t *tier, port_t *port, choice_t *choice, uin
         return (first + turn) % tier.count
     for i in range(tier.count):
         index = (first + i) % tier.count
-        if turn == 0 and choice.probing and _may_be_back(tier.backends[index], choice.now):
-            return index  # else it would not be tried for as long as another is fit
-        if not _unfit(tier.backends[index]) and (best == tier.count or _less_loaded(tier, index, best)):
+        if _unfit(tier.backends[index]):
+            if turn == 0 and choice.probing and _may_be_back(tier.backends[index], choice.now):
+                return index  # else it would not be tried for as long as another is fit
+        elif best == tier.count or _less_loaded(tier, index, best):
             best = index
     return best if best < tier.count else first
 
