@@ -26,7 +26,7 @@ from meshlb._timer cimport timer_clear, timer_set, timer_t
 from meshlb._tried cimport tried_add, tried_clear, tried_in
 from meshlb._types cimport (
     KIND_FLOW, KIND_UDP_LISTENER, REFUSED_DENIED, REFUSED_FULL, REFUSED_NO_BACKEND, REFUSED_RATE, REFUSED_RESOURCES,
-    choice_t, event_data, histogram_add, port_counters, port_t, route_of, route_t, watch_later, worker_t,
+    choice_t, event_data, histogram_add, port_counters, port_t, route_of, route_t, watch, worker_t,
 )
 
 cdef enum:
@@ -58,12 +58,8 @@ cdef void receiver_open(worker_t *w, port_t *port, int fd) noexcept nogil:
 
 
 cdef void _watch(worker_t *w, receiver_t *receiver) noexcept nogil:
-    cdef sys.epoll_event event
-    event.events = sys.EPOLLIN
-    event.data.u64 = event_data(receiver.generation, receiver.index, KIND_UDP_LISTENER)
-    receiver.watched = sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, receiver.fd, &event) == 0
-    if not receiver.watched:
-        watch_later(w, sys.errno)
+    cdef uint64_t data = event_data(receiver.generation, receiver.index, KIND_UDP_LISTENER)
+    receiver.watched = watch(w, receiver.fd, sys.EPOLLIN, data)
 
 
 cdef void receivers_watch(worker_t *w) noexcept nogil:

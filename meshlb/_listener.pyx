@@ -11,7 +11,7 @@ from meshlb cimport _linux as sys
 from meshlb._connection cimport conn_accepted
 from meshlb._stream cimport listener_t, streams_of, streams_t
 from meshlb._types cimport (
-    KIND_LISTENER, address_t, event_data, port_t, route_of, route_t, tell_short, watch_later, worker_t,
+    KIND_LISTENER, address_t, event_data, port_t, route_of, route_t, tell_short, watch, worker_t,
 )
 
 cdef enum:
@@ -32,12 +32,8 @@ cdef void listener_open(worker_t *w, port_t *port, int fd) noexcept nogil:
 
 
 cdef void _watch(worker_t *w, listener_t *listener) noexcept nogil:
-    cdef sys.epoll_event event
-    event.events = 0 if streams_of(w).paused else sys.EPOLLIN
-    event.data.u64 = event_data(listener.generation, listener.index, KIND_LISTENER)
-    listener.watched = sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, listener.fd, &event) == 0
-    if not listener.watched:
-        watch_later(w, sys.errno)
+    cdef uint64_t data = event_data(listener.generation, listener.index, KIND_LISTENER)
+    listener.watched = watch(w, listener.fd, 0 if streams_of(w).paused else sys.EPOLLIN, data)
 
 
 cdef void listeners_watch(worker_t *w) noexcept nogil:

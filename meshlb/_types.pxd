@@ -256,10 +256,15 @@ cdef inline void tell_short(worker_t *w, int error) noexcept nogil:
     sys.store_relaxed(&w.short_at, w.now)
 
 
-cdef inline void watch_later(worker_t *w, int error) noexcept nogil:
-    """Epoll does not take a socket that clients speak to: it is asked again."""
+cdef inline bint watch(worker_t *w, int fd, uint32_t events, uint64_t data) noexcept nogil:
+    """Has epoll watch a socket that clients speak to; False where it does not take it, and is asked again."""
+    cdef sys.epoll_event event
+    event.events, event.data.u64 = events, data
+    if sys.epoll_ctl(w.epoll, sys.EPOLL_CTL_ADD, fd, &event) == 0:
+        return True
     w.watch_at = w.now + WATCH_PAUSE
-    tell_short(w, error)
+    tell_short(w, sys.errno)
+    return False
 
 
 cdef inline route_t *route_of(worker_t *w, port_t *port) noexcept nogil:
