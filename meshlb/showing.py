@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from meshlb import thrift
 from meshlb.counts import Statistics
 from meshlb.elsewhere import Elsewhere
 from meshlb.report import event_document, told_document
@@ -14,8 +15,6 @@ from meshlb.timeline import Timeline
 from meshlb.window import Window
 
 EVERY = 1.0  # seconds
-SHARE = 20  # what a look costs us, times that, until the next: 5 % of a core
-LONGEST = 5.0  # seconds until the next, whatever one costs
 MOST_BACKENDS = 2_000
 MOST_EVENTS = 64
 
@@ -39,7 +38,7 @@ async def show(statistics: AskStatistics, timeline: Timeline, elsewhere: Elsewhe
 async def _while_watched(statistics: AskStatistics, timeline: Timeline, elsewhere: Elsewhere) -> None:
     window, last = Window(), -1
     while elsewhere.watched.is_set():
-        began = time.thread_time()  # of our own: that the plane lets us wait costs nothing
+        began = time.thread_time()
         found, at = await statistics(), time.time()
         window.look(time.monotonic(), found)
         elsewhere.show("counts", at, told_document(found, window, at, MOST_BACKENDS))
@@ -47,4 +46,4 @@ async def _while_watched(statistics: AskStatistics, timeline: Timeline, elsewher
             last = timeline.last
             events = [event_document(event) for event in timeline.since(last - MOST_EVENTS)]
             elsewhere.show("events", at, {"events": events})
-        await asyncio.sleep(max(EVERY, min((time.thread_time() - began) * SHARE, LONGEST)))
+        await asyncio.sleep(thrift.shown_pause(time.thread_time() - began, EVERY))

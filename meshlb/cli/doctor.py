@@ -22,9 +22,9 @@ from meshlb.cli.probe import Finding, lines
 from meshlb.cli.program import FAILED, Connection, Verb
 from meshlb.errors import MeshError
 from meshlb.handover import agent_socket
+from meshlb.kernel import nft
 
 OLDEST = (4, 14)  # kernels: what the data path uses was there
-REDIRECTS = (5, 12)  # nftables' tables with an owner, which redirect what Docker holds
 FEW_FILES = 65_536
 OPENSSL = "openssl"
 NOWHERE = ("", "None", "0.0.0.0", "127.0.0.1")  # noqa: S104  what managers say of nodes without an address
@@ -67,13 +67,12 @@ def kernel(
     release: str, modules: Path = Path("/sys/module"), proc: Path = Path("/proc")
 ) -> Iterator[Finding]:
     """The kernel's release and what overlays need of it."""
-    match = re.match(r"(\d+)\.(\d+)", release)
-    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    version = nft.linux_version(release) or (0, 0)
     yield Finding(
         version >= OLDEST, f"kernel {release}", "" if version >= OLDEST else "use Linux 4.14 or later"
     )
     ipvs = (modules / "ip_vs").exists() or (proc / "net/ip_vs").exists()
-    if ipvs and version < REDIRECTS:
+    if ipvs and version < nft.OWNED:
         text = (
             "IPVS is there, so Docker holds the published ports; this kernel cannot redirect them to agents"
         )

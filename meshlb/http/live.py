@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from meshlb import thrift
 from meshlb.counts import Statistics
 from meshlb.elsewhere import Elsewhere
 from meshlb.model import ChannelStatus, Counters, Status
@@ -28,8 +29,6 @@ WATCHED = 0.25  # seconds between two looks while somebody listens
 ALONE = 1.0  # while nobody does: nodes and failovers are for the timeline all the same
 COUNTS = 1.0  # seconds between two messages with counts
 FAILOVERS = 10.0  # between two events about them
-SHARE = 20  # what a look costs us, times that, until the next: 5 % of a core
-LONGEST = 5.0  # seconds until the next, whatever one costs
 
 AskStatus = Callable[[], Awaitable[Status]]
 AskStatistics = Callable[[], Awaitable[Statistics]]
@@ -82,16 +81,16 @@ class Live:
     async def run(self) -> None:
         """Look for what is new, as often as anybody needs it; never ends."""
         while True:
-            began = time.thread_time()  # of our own: that the plane lets us wait costs nothing
+            began = time.thread_time()
             try:
                 await self.look()
             except TimeoutError:
                 log.debug("the plane is busy: the page does not learn what is new")
             except Exception:
                 log.exception("the page does not learn what is new")
-            rest = min((time.thread_time() - began) * SHARE, LONGEST)
+            cost, least = time.thread_time() - began, WATCHED if self._listeners else ALONE
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(WATCHED if self._listeners else ALONE, rest)):
+                async with asyncio.timeout(thrift.shown_pause(cost, least)):
                     await self._wake.wait()
             self._wake.clear()
 

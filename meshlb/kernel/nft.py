@@ -40,10 +40,15 @@ def own_table() -> str:
 
 def too_old(error: NftError | OSError) -> str:
     """What is needed where nft was refused a table by a kernel whose tables belong to nobody; else empty."""
-    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    version = linux_version(os.uname().release)
     refused = isinstance(error, NftError) and re.search("not supported|Invalid argument", str(error))
-    old = release is not None and tuple(map(int, release.groups())) < OWNED
-    return "Linux 5.12 or newer is needed" if refused and old else ""
+    return "Linux 5.12 or newer is needed" if refused and version is not None and version < OWNED else ""
+
+
+def linux_version(release: str) -> tuple[int, int] | None:
+    """The first two numbers of a kernel's release; None where it has none."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def creation(table: str, redirects: Redirects) -> str:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from meshlb import thrift
 from meshlb.errors import EngineError
 from meshlb.model import BackendState, Desired, Snapshot, Standing, Wanted
 from meshlb.swarm import asking, snapshots
@@ -91,16 +92,15 @@ class Known:
 def pause(interval: float, cost: float, *, hot: bool = False, stirring: bool = False) -> float:
     """Seconds until the next look, after one that cost so many seconds of a core.
 
-    Of a large Swarm on a small machine they are further apart. The cost is CPU time, so that a busy machine
-    is no reason to look away.
+    Of a large Swarm on a small machine they are further apart.
     """
     least, rest = (HOT_INTERVAL, HOT_REST) if hot else (interval, REST)
-    return max(least, min(cost * rest, STIRRED if stirring else SLOWEST))
+    return thrift.pause(cost, least, rest, STIRRED if stirring else SLOWEST)
 
 
 def tasks_pause(cost: float) -> float:
     """Seconds until tasks that may change are asked for again, where that took so many seconds of a core."""
-    return max(TASKS_EVERY, min(cost * TASKS_REST, TASKS_SLOWEST))
+    return thrift.pause(cost, TASKS_EVERY, TASKS_REST, TASKS_SLOWEST)
 
 
 class Session:

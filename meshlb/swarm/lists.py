@@ -13,7 +13,7 @@ from meshlb.errors import EngineError
 from meshlb.model import Desired, Node, Port, Protocol, Service
 from meshlb.policy import CLIENT_ADDRESS, LABEL_PREFIX, TRANSPARENT
 from meshlb.swarm.answers import dict_in, list_in, text_in
-from meshlb.swarm.view import View, by_number, is_port, is_reachable, without_port
+from meshlb.swarm.view import View, by_number, by_published, is_port, is_reachable, without_port
 from meshlb.text import shown
 
 _ID = re.compile(rb'"ID": ?"(\w+)"', re.ASCII)
@@ -206,14 +206,12 @@ def as_shown(listed: Mapping[str, Service], view: View) -> dict[str, Service]:
 
 def _led_as(listed: Service, shown: Iterable[Port]) -> Service:
     """The service with the ports that gossip shows, in the protocols that are known of their numbers."""
-    targets: dict[int, set[int]] = {}
-    for port in shown:
-        targets.setdefault(port.published, set()).add(port.target)
-    ports = {port for number, found in targets.items() for port in _of_number(number, found, listed.ports)}
+    targets = by_published(shown).items()
+    ports = {port for number, found in targets for port in _of_number(number, found, listed.ports)}
     return replace(listed, ports=tuple(sorted(ports, key=by_number)))
 
 
-def _of_number(number: int, targets: set[int], listed: Iterable[Port]) -> list[Port]:
+def _of_number(number: int, targets: frozenset[int], listed: Iterable[Port]) -> list[Port]:
     """The ports of this number that lead to these targets. A target that is not listed is the newer one."""
     known = [port for port in listed if port.published == number]
     if not known:

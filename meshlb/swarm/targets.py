@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from meshlb.model import Port, Protocol, Service
-from meshlb.swarm.view import View
+from meshlb.swarm.view import View, by_published
 
 PORTS_STAY = 10.0  # seconds; a task in ten that alone has a port is missed by 40 looks once in 70 times
 
@@ -50,7 +50,7 @@ class Ports:
 
     def _note(self, view: View, now: float) -> None:
         for service in view.services:
-            for number, targets in _by_published(service.ports).items():
+            for number, targets in by_published(service.ports).items():
                 found = self._seen.setdefault(service.name, {}).setdefault(number, {})
                 found[targets] = _Shown(found[targets].first if targets in found else now, now)
 
@@ -85,14 +85,6 @@ class Ports:
         return replace(
             view, services=tuple(services[name] for name in sorted(services)), others=tuple(sorted(others))
         )
-
-
-def _by_published(ports: Iterable[Port]) -> dict[int, frozenset[int]]:
-    """What the numbers lead to."""
-    found: dict[int, set[int]] = {}
-    for port in ports:
-        found.setdefault(port.published, set()).add(port.target)
-    return {number: frozenset(targets) for number, targets in found.items()}
 
 
 def _sorted(targets: Mapping[int, Iterable[int]]) -> tuple[Port, ...]:

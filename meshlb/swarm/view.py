@@ -211,6 +211,14 @@ def by_number(port: Port) -> tuple[int, str, int]:
     return port.published, port.protocol, port.target
 
 
+def by_published(ports: Iterable[Port]) -> dict[int, frozenset[int]]:
+    """The targets that each published number leads to."""
+    found: dict[int, set[int]] = {}
+    for port in ports:
+        found.setdefault(port.published, set()).add(port.target)
+    return {number: frozenset(targets) for number, targets in found.items()}
+
+
 def is_port(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
 

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from made_up import HOSTILE, MadeUp
 
+from meshlb import thrift
 from meshlb.counts import Statistics
 from meshlb.elsewhere import STALE, Elsewhere
 from meshlb.http import door, live
@@ -190,7 +191,7 @@ def test_who_does_not_read_is_dropped_and_the_others_hear_on(monkeypatch: pytest
     monkeypatch.setattr(http_events, "PATIENCE", 0.3)
     monkeypatch.setattr(live, "COUNTS", 0.0)
     monkeypatch.setattr(live, "WATCHED", 0.01)
-    monkeypatch.setattr(live, "SHARE", 1)
+    monkeypatch.setattr(thrift, "SHARE", 1)
     mesh = MadeUp({f"service-{at}": 50 for at in range(10)})
 
     async def scenario(url: str, _timeline: Timeline) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_up import MadeUp
 
-from meshlb import showing
+from meshlb import showing, thrift
 from meshlb.counts import Statistics
 from meshlb.elsewhere import Elsewhere
 from meshlb.peers import shown
@@ -44,7 +44,7 @@ async def until(predicate: Callable[[], object]) -> None:
 
 def test_counts_come_again_and_events_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(showing, "EVERY", 0.05)
-    monkeypatch.setattr(showing, "SHARE", 1)
+    monkeypatch.setattr(thrift, "SHARE", 1)
     mesh, timeline = MadeUp({"web": 2}), Timeline()
     timeline.tell([News("task-up", "web.1 is up")])
 
